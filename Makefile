@@ -1,0 +1,58 @@
+# What can be done here: `make help`. Needs python3 (3.11 or newer) with venv, and make; everything else goes to .venv.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= examples/archive.yaml examples/monte_carlo.yaml
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export JOBMILL_STATE ?= $(CURDIR)/$(VENV)/state
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check format servers bench clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: $(VENV)/.installed ## Run real examples on the embedded server and show what came of them (JOBS="my.yaml")
+	$(BIN)/jobmill run $(JOBS)
+ifeq ($(origin JOBS),file)
+	$(BIN)/jobmill run examples/fails.yaml || test $$? -eq 1 # this one fails on purpose: exit code 1
+endif
+
+test: $(VENV)/.developed servers ## Provide the test servers and run all tests (ARGS="-k name")
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.developed ## Lint, formatting, types and the direction of imports
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --config setup.cfg
+
+format: $(VENV)/.developed ## Put the code into the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+servers: $(VENV)/.developed ## Provide Valkey, Redis 7 and Redis 6.2 for the tests
+	@$(BIN)/python tests/servers.py
+
+bench: $(VENV)/.installed ## Measure the local throughput beside its peers (ARGS="--jobs 10000 --rounds 5")
+	$(BIN)/python benchmarks/local_throughput.py $(ARGS)
+
+clean: ## Remove what make made
+	rm -rf $(VENV) .servers .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(VENV)/.venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "jobmill needs Python 3.11 or newer, $(PYTHON) is $$($(PYTHON) -V 2>&1); try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv; as root: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.venv setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(VENV)/.developed: $(VENV)/.venv setup.cfg pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable '.[test,dev]'
+	@touch $@ $(VENV)/.installed

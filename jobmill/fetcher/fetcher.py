@@ -1,0 +1,273 @@
+"""The fetcher's work: finish what is pushed, poll what is due, kill what users wish away."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jobmill.config import Config
+from jobmill.errors import SystemUnavailable
+from jobmill.fetcher.janitor import SEALS, Janitor
+from jobmill.fetcher.judge import judge
+from jobmill.jobs.spec import JobSpec
+from jobmill.jobs.terms import judging_terms
+from jobmill.ledger import admission, ending, launch, listing, poll
+from jobmill.ledger.ending import RunEnd
+from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.membership import Membership
+from jobmill.ledger.poll import Due, Seen
+from jobmill.ledger.record import BATCH, Record, text
+from jobmill.systems import registry
+from jobmill.systems.system import ExecutionSystem, ExitInfo, ExitStatus, Handle, NativeState, Observation
+from jobmill.worker.work import Work
+
+logger = logging.getLogger("jobmill")
+
+LEASE = 30.0  # seconds that a claimed poll may take before another fetcher makes it
+GRACE = 10.0  # seconds that a launch may be absent without a record before it is lost
+KILL_GRACE = 5.0  # seconds between TERM and KILL
+AGAIN = 0.25  # seconds between two looks at what is being killed
+ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose end nobody will push
+CLAIM = 0.5  # seconds between two looks for what is due
+
+
+class Fetcher(Work):
+    """Takes from the Exit_Queue of its lane and polls the lane's Running_Queue."""
+
+    role = "fetcher"
+
+    def __init__(self, record: Record, config: Config, *, lane: str = "") -> None:
+        self._record = record
+        self.lane = lane
+        self.digest = config.digest
+        self._queue = "Exit_Queue" + lane_suffix(lane)
+        self._suffix = lane_suffix(lane)
+        self._spool = Path(config.spool)
+        self._systems: dict[str, ExecutionSystem] = {
+            name: registry.system_class(s.kind).build(name, dict(s.options), config.spool)
+            for name, s in config.systems.items()
+            if s.lane == lane
+        }
+        self._janitor = Janitor(record, config, lane, self._systems)
+        self._member: Membership | None = None
+        self._claim_at = 0.0
+
+    def queues(self) -> Sequence[str]:
+        """Return the one list that it takes from."""
+        return (self._queue,)
+
+    def enter(self, member: Membership) -> None:
+        """Act under this name from now on."""
+        self._member = member
+
+    def ring(self, queue: str) -> int:
+        """Finish one batch of pushed ends."""
+        assert self._member is not None
+        batch = admission.take(self._member, self._queue, BATCH)
+        if not batch.entries:
+            return 0
+        ends: dict[str, RunEnd] = {}
+        wished: list[Seen] = []
+        sealed: list[tuple[str, int, int | None]] = []
+        pushed = [row for entry in batch.entries if (row := _pushed(entry))]
+        facts = self._facts([str(row["id"]) for row in pushed])
+        for row in pushed:
+            job_id, run = str(row["id"]), int(row["run"])
+            wish, retries, seals = facts[job_id]
+            if wish:  # its whole tree has to be proved gone first: the poll does this, now (law 7)
+                wished.append(Seen(job_id=job_id, run=run, state="collecting", poll_in=0))
+                continue
+            if row["exit"].get("reason") == "not_started" and seals < SEALS:
+                sealed.append((job_id, run, None))
+                continue
+            end = judge(
+                job_id,
+                run,
+                row["exit"],
+                terms=row.get("judge") or {},
+                folder=self._folder(job_id, run),
+                retries=retries,
+            )
+            ends[job_id] = end
+        poll.touch(self._record, wished)
+        launch.seal(self._record, sealed, "the marker was taken and the guard knows that nothing was started")
+        words = ending.finish(self._record, list(ends.values()), taken=(self._member, batch))
+        self._tell(list(ends.values()), words)
+        return len(batch.entries)
+
+    def _facts(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int, int]]:
+        """Return wish, retries and sealed launches of each job."""
+        fields = ("wish", "retries", "seals")
+        answers = self._record.read([("HMGET", self._record.keys.job(i), *fields) for i in job_ids])
+        return {
+            i: (text(wish) if wish else "", int(retries or 0), int(seals or 0))
+            for i, (wish, retries, seals) in zip(job_ids, answers, strict=True)
+        }
+
+    def _folder(self, job_id: str, run: int) -> Path:
+        return self._spool / "jobs" / job_id / f"run.{run}"
+
+    def flush(self, now: float) -> float | None:
+        """Poll what is due."""
+        if now == float("inf"):
+            return None
+        if now >= self._claim_at:
+            due = poll.claim(self._record, self._suffix, BATCH, LEASE)
+            self._poll(due)
+            self._claim_at = now if len(due) >= BATCH else now + CLAIM * random.uniform(0.8, 1.2)
+        return max(0.0, self._claim_at - now)
+
+    def tick(self, now: float) -> None:
+        """Let the janitor do its rounds."""
+        assert self._member is not None
+        self._janitor.tick(now)
+
+    def _poll(self, due: Sequence[Due]) -> None:
+        by_system: dict[str, list[Due]] = defaultdict(list)
+        for job in due:
+            by_system[job.system].append(job)
+        for name, jobs in by_system.items():
+            system = self._systems.get(name)
+            if system is None:
+                continue  # a system of another configuration: its own fetchers poll it
+            observed = self._observe(system, [j.handle for j in jobs])
+            ended = [j.handle for j in jobs if observed[j.handle].state in (NativeState.ENDED, NativeState.ABSENT)]
+            exits = system.exit_info(ended) if ended else {}
+            self._judge_all(system, jobs, observed, exits)
+
+    def _observe(self, system: ExecutionSystem, handles: Sequence[Handle]) -> dict[Handle, Observation]:
+        unknown = Observation(state=NativeState.UNKNOWN)
+        try:
+            answers = system.status(handles)
+        except SystemUnavailable as error:
+            logger.warning("system %s cannot be asked: %s", system.name, error)
+            answers = {}
+        return {h: answers.get(h, unknown) for h in handles}
+
+    def _judge_all(
+        self,
+        system: ExecutionSystem,
+        jobs: Sequence[Due],
+        observed: Mapping[Handle, Observation],
+        exits: Mapping[Handle, ExitInfo],
+    ) -> None:
+        now = time.time()
+        seen: list[Seen] = []
+        over: list[tuple[Due, ExitInfo]] = []
+        for job in jobs:
+            look, info = observed[job.handle], exits.get(job.handle)
+            if job.wish and (info is None or look.alive):
+                self._kill(system, job, look, now, seen, over)
+            elif info is not None and info.reason == "not_started":
+                launch.seal(self._record, [(job.job_id, job.run, job.fence)], info.message or "it never started")
+            elif info is not None:
+                over.append((job, info))
+            elif look.state in (NativeState.ABSENT, NativeState.ENDED):
+                if job.absent and now - job.absent > GRACE:
+                    over.append((job, _lost(look)))
+                else:
+                    seen.append(_seen(job, job.state, 2.0, {"absent": "now"}))
+            else:
+                state = "unknown" if look.state is NativeState.UNKNOWN else look.state.value
+                fields = {"progress": look.progress or "", "native_state": look.native_state or "", "absent": ""}
+                often = look.progress or job.owner in self._janitor.dead
+                seen.append(_seen(job, state, ORPHAN if often else system.poll_interval, fields))
+        poll.touch(self._record, seen)
+        self._finish(over)
+
+    def _kill(
+        self,
+        system: ExecutionSystem,
+        job: Due,
+        look: Observation,
+        now: float,
+        seen: list[Seen],
+        over: list[tuple[Due, ExitInfo]],
+    ) -> None:
+        force = bool(job.killed) and now - job.killed > KILL_GRACE
+        gone = system.kill([job.handle], force=force).get(job.handle, False)
+        if not gone:
+            seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
+            return
+        info = system.exit_info([job.handle]).get(job.handle)
+        if info is None and look.state is not NativeState.UNKNOWN and (job.killed and now - job.killed > 1.0):
+            info = ExitInfo(
+                exit_status=ExitStatus.KILLED_BY_USER, reason="cancelled", evidence="no process of it is left"
+            )
+        if info is None:
+            seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
+        else:
+            over.append((job, info))
+
+    def _finish(self, over: Sequence[tuple[Due, ExitInfo]]) -> None:
+        if not over:
+            return
+        specs = listing.specs(self._record, [job.job_id for job, _ in over])
+        facts = self._facts([job.job_id for job, _ in over])
+        ends: list[RunEnd] = []
+        for (job, info), canonical in zip(over, specs, strict=True):
+            terms = judging_terms(JobSpec.from_canonical(canonical)) if canonical else {}
+            values = json.loads(info.to_json())
+            if job.wish:
+                values["message"] = _who(job.wish)
+            ends.append(
+                judge(
+                    job.job_id,
+                    job.run,
+                    values,
+                    terms=terms,
+                    folder=self._folder(job.job_id, job.run),
+                    retries=facts[job.job_id][1],
+                    wished=bool(job.wish),
+                )
+            )
+        self._tell(ends, ending.finish(self._record, ends))
+
+    def _tell(self, ends: Sequence[RunEnd], words: Sequence[str]) -> None:
+        for end, word in zip(ends, words, strict=True):
+            if word == "later":
+                logger.info("run ended %s, runs again", end.state, extra={"id": end.job_id, "run": end.run})
+            elif word == "ended" and end.state != "done":
+                logger.info("ended %s", end.state, extra={"id": end.job_id, "run": end.run, "exit": end.exit})
+        done = sum(1 for e, w in zip(ends, words, strict=True) if w == "ended" and e.state == "done")
+        if done:
+            logger.info("ended done", extra={"jobs": done} if done > 1 else {"id": ends[0].job_id})
+
+
+def _seen(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) -> Seen:
+    return Seen(job_id=job.job_id, run=job.run, state=state, poll_in=poll_in * random.uniform(0.9, 1.1), fields=fields)
+
+
+def _pushed(entry: bytes) -> dict[str, Any] | None:
+    try:
+        row = json.loads(entry)
+        return row if isinstance(row["id"], str) and isinstance(row["exit"], dict) and int(row["run"]) else None
+    except (ValueError, KeyError, TypeError):
+        if entry:
+            logger.error("an entry of Exit_Queue is no end: %r", entry[:200])
+        return None
+
+
+def _lost(look: Observation) -> ExitInfo:
+    return ExitInfo(
+        exit_status=ExitStatus.UNDETERMINED,
+        reason="lost",
+        evidence=f"neither a process nor an exit record for {GRACE:g} s",
+        message=look.reason or "it was started, it is gone, and nobody saw how it ended",
+        native_state=look.native_state,
+    )
+
+
+def _who(wish: str) -> str:
+    try:
+        facts = json.loads(wish)
+        why = f": {facts['why']}" if facts.get("why") else ""
+        return f"cancelled by {facts['who']}{why}"
+    except (ValueError, KeyError, TypeError):
+        return "cancelled"

@@ -1,0 +1,144 @@
+"""The janitor, a loop in every fetcher: what is due, who is dead, which leases ran out, what is old or adds not up."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from jobmill.config import Config
+from jobmill.errors import SystemUnavailable
+from jobmill.fetcher.judge import judge
+from jobmill.jobs.spec import JobSpec
+from jobmill.jobs.terms import judging_terms
+from jobmill.ledger import capacity, ending, launch, listing, membership, upkeep
+from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.launch import Commitment, Expired
+from jobmill.ledger.record import BATCH, Record
+from jobmill.systems.system import ExecutionSystem, ExitStatus, Launch, Settled
+
+logger = logging.getLogger("jobmill")
+
+INVESTIGATION = 10.0  # seconds of an investigation's lease
+SEALS = 8  # sealed launches of one job after which it is given up: it kills whoever starts it
+RECOUNT = 30.0  # seconds between recounts of the sets
+REVISIT = 15.0  # seconds between looks at the lists of processes that are known to be dead
+REGRANT = 60.0  # seconds after which a granted job without a list entry is pushed anew
+
+
+class Janitor:
+    """Does its rounds about once a second. Any number may run: every script is idempotent."""
+
+    def __init__(self, record: Record, config: Config, lane: str, systems: Mapping[str, ExecutionSystem]) -> None:
+        self._record = record
+        self._keep = config.limits.keep_ended
+        self._lane = lane
+        self._suffix = lane_suffix(lane)
+        self._systems = systems
+        self._recount_at = self._revisit_at = 0.0
+        self.dead: set[str] = set()  # processes whose launches nobody pushes the ends of: they are polled often
+
+    def tick(self, now: float) -> None:
+        """Do one round."""
+        while upkeep.wake_due(self._record) >= BATCH:
+            pass
+        revisit = now >= self._revisit_at
+        if revisit:
+            self._revisit_at = now + REVISIT * random.uniform(0.8, 1.2)
+        self._bury_the_dead(revisit=revisit)
+        self._settle()
+        if now >= self._recount_at:
+            self._recount_at = now + RECOUNT * random.uniform(0.8, 1.2)
+            upkeep.prune(self._record, self._keep)
+            self._recount()
+
+    def _queues(self, lane: str) -> list[str]:
+        suffix = lane_suffix(lane)
+        return ["Job_Queue", "Result_Queue", "Granted_Queue" + suffix, "Exit_Queue" + suffix]
+
+    def _bury_the_dead(self, *, revisit: bool) -> None:
+        now = membership.server_time(self._record)
+        for process in membership.processes(self._record):
+            if process.evicted:
+                self.dead.add(process.name)
+                if revisit:
+                    self._recover(process, proved=True, first=False)
+                continue
+            proved = membership.dead(process)
+            if proved or now - process.seen > membership.SILENCE:
+                self._recover(process, proved=proved, first=True)
+
+    def _recover(self, process: membership.Process, *, proved: bool, first: bool) -> None:
+        moved = membership.recover(self._record, process.name, self._queues(process.lane), proved=proved)
+        if moved < 0:
+            return
+        expired = launch.expire(self._record, lane_suffix(process.lane), process.name)
+        if first or moved > 0:
+            how = "is dead" if proved else "is silent"
+            logger.warning("%s %s: its lists go back", process.name, how, extra={"entries": moved, "launches": expired})
+
+    def _settle(self) -> None:
+        """Investigate launches whose lease ran out (law 3): adopt them, or make sure that they never start."""
+        by_system: dict[str, list[Expired]] = defaultdict(list)
+        for launched in launch.expired(self._record, self._suffix, BATCH, INVESTIGATION):
+            by_system[launched.system].append(launched)
+        identity = self._record.identity()
+        for name, launches in by_system.items():
+            system = self._systems.get(name)
+            if system is None:
+                continue
+            tokens = {f"{identity}:{e.job_id}:{e.run}": e for e in launches}
+            try:
+                answers = system.settle([Launch(token=t, handle=e.handle or None) for t, e in tokens.items()])
+            except SystemUnavailable as error:
+                logger.warning("system %s cannot be asked about lost launches: %s", name, error)
+                continue
+            for token, e in tokens.items():
+                self._conclude(system, e, answers.get(token, Settled.UNKNOWN))
+
+    def _conclude(self, system: ExecutionSystem, e: Expired, answer: str | Settled) -> None:
+        launched: tuple[str, int, int | None] = (e.job_id, e.run, e.fence)
+        if answer is Settled.UNKNOWN:
+            return
+        if answer is Settled.LOST:
+            self._end(e, "lost", "the machine rebooted; whether it ran cannot be known")
+        elif answer is Settled.NOT_STARTED:
+            if e.seals >= SEALS and not e.wish:
+                self._end(e, "launch_failed", f"{e.seals} launches were begun and never happened")
+                return
+            launch.seal(self._record, [launched], f"settle by {system.name}: the marker was free and is taken")
+            logger.warning("a launch never happened: it waits again", extra={"id": e.job_id, "run": e.run})
+        else:
+            launch.commit(
+                self._record,
+                [Commitment(job_id=e.job_id, run=e.run, fence=e.fence, state="running", handle=answer, poll_in=0.0)],
+            )
+            logger.warning("adopted a launch whose starter died", extra={"id": e.job_id, "run": e.run})
+
+    def _end(self, e: Expired, reason: str, message: str) -> None:
+        status = ExitStatus.UNDETERMINED if reason == "lost" else ExitStatus.ABORTED_BEFORE_RUNNING
+        info = {"exit_status": status, "reason": reason, "message": message, "evidence": "settle"}
+        canonical = listing.spec(self._record, e.job_id)
+        row = listing.jobs(self._record, [e.job_id])
+        end = judge(
+            e.job_id,
+            e.run,
+            info,
+            terms=judging_terms(JobSpec.from_canonical(canonical)) if canonical else {},
+            folder=Path(),
+            retries=int(row[0].facts.get("retries", 0)) if row else 0,
+            wished=bool(e.wish) and reason != "lost",
+        )
+        ending.finish(self._record, [end])
+        logger.warning("ended %s: %s", end.state, message, extra={"id": e.job_id, "run": e.run})
+
+    def _recount(self) -> None:
+        sets = capacity.set_names(self._record)
+        for name, gone in upkeep.reconcile(self._record, sets).items():
+            logger.error("set %s had members that do not hold it", name, extra={"ids": ",".join(gone[:20])})
+        if not listing.entries_under_way(self._record):
+            again = upkeep.regrant(self._record, upkeep.granted(self._record, sets), REGRANT)
+            if again:
+                logger.error("granted jobs had no list entry and were pushed anew", extra={"ids": ",".join(again)})

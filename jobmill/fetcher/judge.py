@@ -1,0 +1,89 @@
+"""The verdict on one end: success needs an exit record of 0, no signal, no reason, and the required outputs (law 6)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobmill.jobs.states import State
+from jobmill.ledger.ending import RunEnd
+
+RETRY_DEFAULT = ("oom", "timeout", "node_fail", "lost")
+
+
+def judge(
+    job_id: str,
+    run: int,
+    exit_info: Mapping[str, Any],
+    *,
+    terms: Mapping[str, Any],
+    folder: Path,
+    retries: int = 0,
+    wished: bool = False,
+) -> RunEnd:
+    """Return the end of a run: its state, its record, and whether another run follows.
+
+    ``terms``: what the spec asks of the end (`jobmill.jobs.terms`); ``retries``: how many this job has had;
+    ``wished``: a user asked for its end, and it did not end by itself before.
+    """
+    info = dict(exit_info)
+    if wished and not _regular(info):
+        info["exit_status"] = "killed_by_user" if info.get("started") else "aborted_before_running"
+        info["reason"] = "cancelled"
+        state = State.CANCELLED
+    elif info.get("reason") == "lost":
+        state = State.LOST
+    elif not _regular(info):
+        state = State.FAILED
+        info.setdefault("reason", "signal" if info.get("term_sig") else "exit_value")
+    else:
+        missing = _missing(terms, folder)
+        state = State.FAILED if missing else State.DONE
+        if missing:
+            info["reason"] = "missing_output"
+            info["message"] = f"required outputs are missing: {', '.join(missing)} (looked in {_base(terms, folder)})"
+    info.setdefault("evidence", "exit record")
+    usage = info.get("resource_usage") or {}
+    return RunEnd(
+        job_id=job_id,
+        run=run,
+        state=state,
+        exit=json.dumps(info, separators=(",", ":")),
+        retry_in=None if wished or state is State.DONE else _retry(terms.get("retry"), info, retries),
+        wall=usage.get("wall"),
+    )
+
+
+def _regular(info: Mapping[str, Any]) -> bool:
+    return (
+        info.get("exit_status") == "finished_regularly"
+        and info.get("exit_value") == 0
+        and not info.get("term_sig")
+        and not info.get("reason")
+    )
+
+
+def _base(terms: Mapping[str, Any], folder: Path) -> Path:
+    return folder / (terms.get("workdir") or "")
+
+
+def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
+    base = _base(terms, folder)
+    return [
+        glob
+        for glob, required in terms.get("outputs", ())
+        if required and next(base.glob(glob), None) is None and next(folder.glob(glob), None) is None
+    ]
+
+
+def _retry(retry: Mapping[str, Any] | None, info: Mapping[str, Any], retries: int) -> float | None:
+    """Return after how many seconds the next run follows, or None. A bare exit value is retried on `failed` only."""
+    if not retry or retries >= int(retry["max"]):
+        return None
+    reason = str(info.get("reason", ""))
+    on = retry.get("on") or RETRY_DEFAULT
+    if not (reason in on or "any" in on or ("failed" in on and reason in ("exit_value", "signal", "missing_output"))):
+        return None
+    return float(retry.get("delay") or 0) * float(retry.get("backoff") or 1) ** retries

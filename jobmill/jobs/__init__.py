@@ -1,0 +1,1 @@
+"""What runs: the spec of a job, its states, and one Job class per file."""

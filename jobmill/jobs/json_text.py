@@ -1,0 +1,90 @@
+"""The fast path: JSON, by the standard library's decoder, less what it takes too kindly."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from jobmill.jobs.unfit import MAX_DEPTH, Twice, Unfit, line_at
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?Infinity|NaN|-?[0-9][0-9.eE+-]*', re.DOTALL)
+
+
+class _NotFinite(Exception):
+    """NaN, Infinity, or a number too large for a float."""
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise Twice(None, next(key for key in keys if keys.count(key) > 1))
+    return mapping
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise _NotFinite(text)
+    return number
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite).decode
+
+
+def read_json(text: str) -> dict[str, Any] | None:
+    """Return the mapping, or None when the YAML reader has to look: no JSON (YAML in braces), or nested too deep.
+
+    Raise Unfit for JSON that is refused; Twice comes without its line.
+    """
+    if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(text):
+        return None
+    try:
+        mapping: dict[str, Any] = _decode(text)
+    except _NotFinite as bad:
+        place = next((t.start() for t in _TOKEN.finditer(text) if t[0] == str(bad)), 0)
+        raise Unfit(line_at(text, place), f"{bad} is not a finite number; use a finite one, or quote it") from None
+    except ValueError:
+        return None
+    if "\\u" in text:
+        _refuse_escapes(text, mapping)
+    return mapping
+
+
+def _is_deep(text: str) -> bool:
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                return True
+        elif token[0] in "]}":
+            depth -= 1
+    return False
+
+
+def _refuse_escapes(text: str, mapping: Mapping[str, Any]) -> None:
+    r"""Refuse what only an escape can bring in: NUL (``\u0000``) and half a surrogate pair."""
+    whole = json.dumps(mapping, ensure_ascii=False)
+    if "\\u0000" not in whole and _encodable(whole):
+        return
+    for token in _TOKEN.finditer(text):
+        if token[0][0] == '"' and "\\u" in token[0]:
+            word = json.loads(token[0])
+            if "\0" in word:
+                raise Unfit(line_at(text, token.start()), "the text holds a NUL character (\\u0000); take it out")
+            if not _encodable(word):
+                raise Unfit(
+                    line_at(text, token.start()), "the text holds half a surrogate pair, which is no UTF-8; mend it"
+                )
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,20 @@
+"""The job that runs on this machine."""
+
+from __future__ import annotations
+
+import os
+from typing import ClassVar
+
+from jobmill.jobs.job import Job
+
+
+class LocalJob(Job):
+    """A job whose host is the worker's own: its home folder is this one, its files are where they are."""
+
+    class_type: ClassVar[str] = "Local"
+    kinds: ClassVar[frozenset[str]] = frozenset({"local"})
+    usual_on: ClassVar[frozenset[str]] = frozenset({"local"})
+
+    def absolute(self, path: str, base: str) -> str:
+        """As the contract says, and ``~`` is the home folder here; elsewhere nobody here could know it."""
+        return super().absolute(os.path.expanduser(path) if path.startswith("~") else path, base)  # noqa: PTH111

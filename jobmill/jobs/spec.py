@@ -1,0 +1,209 @@
+"""What a job is: one document, checked whole, in one canonical form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from jobmill.errors import SpecError
+from jobmill.jobs.document import Document
+from jobmill.jobs.identifier import ID_PATTERN, new_id
+from jobmill.jobs.spec_fields import (
+    Check,
+    Command,
+    Env,
+    FilePath,
+    Flag,
+    Inherit,
+    JobId,
+    Moment,
+    Name,
+    Names,
+    Part,
+    PlainMapping,
+    PositiveDuration,
+    Text,
+    Word,
+    Words,
+    matching,
+    one_of,
+)
+from jobmill.jobs.spec_keys import Arranged, apply_settings
+from jobmill.jobs.spec_parts import RETRY_REASONS, Escalate, Output, Resources, Retry, Step
+from jobmill.jobs.spec_problems import Problem, message, problems_of
+
+__all__ = [
+    "ID_PATTERN",
+    "RETRY_REASONS",
+    "Escalate",
+    "JobSpec",
+    "Output",
+    "Resources",
+    "Retry",
+    "Step",
+    "apply_settings",
+    "new_id",
+]
+
+_ONCE = Retry(max=0)
+_ANY = Resources()
+
+
+class JobSpec(Part):
+    """One job as its user described it (design, section 4); None where nothing was said.
+
+    Make it by `parse`, which also checks what several keys say together. Frozen; the canonical text of two specs is the
+    same when they say the same.
+    """
+
+    id: JobId | None = None
+    name: Name | None = None
+    command: Command | None = None  # text runs in /bin/sh, a tuple is argv; None: there are steps
+    class_type: Annotated[
+        str,
+        Check(matching(r"[A-Za-z][A-Za-z0-9_]{0,63}", "is no class name; write Local, Cluster …")),
+    ] | None = Field(default=None, alias="ClassType")  # fmt: skip
+    system: JobId | None = None  # a system's name in the configuration
+    workdir: FilePath | None = None
+    env: Env = Field(default_factory=dict)
+    inherit_env: Inherit = ()  # names of variables, or True for all
+    stdin: FilePath | None = None
+    stdout: FilePath | None = None
+    stderr: FilePath | None = None
+    resources: Resources = _ANY
+    queue: Word | None = None
+    account: Word | None = None
+    qos: Word | None = None
+    native: Text | None = None  # goes to the scheduler untouched
+    user: Word | None = None
+    project: Word | None = None
+    tags: Words = ()
+    priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0  # higher goes first among one user's own
+    outputs: tuple[Output, ...] = ()
+    steps: tuple[Step, ...] = ()
+    retry: Retry = _ONCE
+    max_pending: PositiveDuration | None = None  # seconds in line before the job is given up
+    depends_on: Names = ()  # ids or names
+    after: Annotated[str, Check(one_of("ok", "any", "failed"))] = "ok"  # which ends of these count
+    params: PlainMapping = Field(default_factory=dict)
+    hold: Flag = False
+    start_after: Moment | None = None  # Unix time, seconds
+
+    @field_validator("outputs", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        """Let a single output stand without brackets."""
+        return (value,) if isinstance(value, (str, Mapping)) else value
+
+    @classmethod
+    def parse(cls, document: Mapping[str, Any] | Document, *, where: str = "") -> JobSpec:
+        """Return the spec of a document; raise SpecError that lists every problem, a line each.
+
+        ``where`` stands before each problem; a Document brings its own name and the lines.
+        """
+        known = document if isinstance(document, Document) else None
+        raw = document.data if isinstance(document, Document) else document
+        if not isinstance(raw, Mapping):
+            raise SpecError(message([((), "a job must be a mapping of key: value")], None, where))
+        arranged = Arranged(raw)
+        values = arranged.values
+        if known is not None and "env" in values:
+            values["env"] = _env_as_written(values["env"], known)
+        problems: list[Problem] = arranged.problems
+        try:
+            spec = cls.__pydantic_validator__.validate_python(values)
+        except ValidationError as error:
+            problems += [(arranged.path(path), words) for path, words in problems_of(error, _KEYS)]
+        problems += _contradictions(values)
+        if problems:
+            raise SpecError(message(problems, known, where or (known.where if known else "")))
+        result: JobSpec = spec
+        return result
+
+    @classmethod
+    def from_canonical(cls, text: str | bytes) -> JobSpec:
+        """Return the spec of `canonical` text; raise SpecError when it is none. Checks single keys only."""
+        try:
+            spec: JobSpec = cls.__pydantic_validator__.validate_json(text)
+        except ValidationError as error:
+            raise SpecError(message(problems_of(error, _KEYS), None, "canonical spec")) from None
+        return spec
+
+    def canonical(self) -> str:
+        """Return one line of JSON: canonical keys in a fixed order, only what was given; seconds and MiB as numbers."""
+        text: bytes = self.__pydantic_serializer__.to_json(self, exclude_unset=True)
+        return text.decode()
+
+    def with_(self, **changes: Any) -> JobSpec:
+        """Return the spec with other values, checked as in a document; None takes a value out.
+
+        Values that the spec has already may be passed as they are. Raise SpecError for what cannot be.
+        """
+        own = self.__dict__
+        values = {name: own[name] for name in self.model_fields_set}
+        if "class_type" in values:
+            values["ClassType"] = values.pop("class_type")
+        if "ClassType" in changes or "class_type" in changes:
+            values.pop("ClassType", None)
+        for name in changes:
+            values.pop(name, None)
+        return self.parse({**values, **changes})
+
+
+_KEYS = {
+    "": tuple(field.alias or name for name, field in JobSpec.model_fields.items()),
+    "resources": tuple(Resources.model_fields),
+    "retry": tuple(Retry.model_fields),
+    "escalate": tuple(Escalate.model_fields),
+    "outputs": tuple(Output.model_fields),
+    "steps": tuple(Step.model_fields),
+}
+
+
+def _env_as_written(env: Any, document: Document) -> Any:
+    """Undo YAML's reading of ``VERSION: 3.10`` and ``DEBUG: yes``, which are text to a program."""
+    if not isinstance(env, Mapping) or not any(isinstance(value, (bool, float)) for value in env.values()):
+        return env
+    texts = dict(env)
+    for name, value in env.items():
+        if isinstance(value, (bool, float)):
+            text = document.written(("env", name))
+            texts[name] = value if text is None else text
+    return texts
+
+
+def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
+    """Find what several keys say together and cannot be."""
+    problems: list[Problem] = []
+    steps = values.get("steps")
+    if "command" in values:
+        if "steps" in values:
+            problems.append((("steps",), "stands beside command; a job has one of the two"))
+    elif "steps" not in values:
+        problems.append(((), "says nothing to run; give command: or steps:"))
+    elif isinstance(steps, (list, tuple)):
+        problems += _step_names(steps)
+    if "after" in values and "depends_on" not in values:
+        problems.append((("after",), "says how depends_on counts; give depends_on: as well"))
+    return problems
+
+
+def _step_names(steps: list[Any] | tuple[Any, ...]) -> list[Problem]:
+    problems: list[Problem] = []
+    if not steps:
+        problems.append((("steps",), "is an empty list; give at least one step, or a command"))
+    names: set[str] = set()
+    logs: set[str] = set()
+    for number, step in enumerate(steps):
+        given = step if isinstance(step, Mapping) else step.__dict__ if isinstance(step, Step) else {}
+        name, log = given.get("name"), given.get("log")
+        if isinstance(name, str):
+            if name in names:
+                problems.append((("steps", number, "name"), f"{name!r} is the name of an earlier step; use another"))
+            elif (log or f"{name}.log") in logs:
+                problems.append((("steps", number, "log"), "is the log of an earlier step; use another"))
+            names.add(name)
+            logs.add(str(log or f"{name}.log"))
+    return problems

@@ -1,0 +1,105 @@
+"""Queues to private lists, and from there into the record: take, split, admit, grant."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from jobmill.ledger.membership import Membership
+from jobmill.ledger.record import Record, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """The head of a private list. ``turn`` makes what is done with it happen once, also when a reply is cut."""
+
+    queue: str
+    turn: int
+    entries: Sequence[bytes]
+    oversize: dict[int, int] = field(default_factory=dict)  # position -> bytes of an entry too large to be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One job to be admitted."""
+
+    job_id: str
+    spec: str  # canonical text, one line of JSON
+    system: str
+    user: str
+    needs: str  # the sets and amounts that it takes: "LocalJobs User:ann local.cpus=4"
+    name: str = ""
+    priority: int = 0
+    place: str = "waiting"  # waiting | held | later
+    due: float = 0.0  # Unix time of `later`, seconds
+    depends_on: Sequence[str] = ()
+    after: str = "ok"  # ok | any | failed
+    tags: Sequence[str] = ()
+    notify: Sequence[str] = ()
+
+    def values(self) -> list[str | int]:
+        """Return the twelve values that the script reads."""
+        extras = {}
+        if self.tags:
+            extras["tags"] = " ".join(self.tags)
+        if self.notify:
+            extras["notify"] = " ".join(self.notify)
+        if self.depends_on and self.after != "ok":
+            extras["after"] = self.after
+        return [
+            "job",
+            self.job_id,
+            self.spec,
+            self.system,
+            self.user,
+            self.name,
+            self.priority,
+            self.needs,
+            self.place,
+            int(self.due * 1000),
+            " ".join(self.depends_on),
+            json.dumps(extras) if extras else "",
+        ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """One entry that cannot become a job: it goes to Dead_Queue, whole, with its reason."""
+
+    reason: str
+    queue: str = "Job_Queue"
+    job_id: str = ""
+
+    def values(self, now: float) -> list[str | int]:
+        """Return the twelve values that the script reads."""
+        header = {"reason": self.reason, "queue": self.queue, "time": round(now, 3)}
+        if self.job_id:
+            header["id"] = self.job_id
+        return ["dead", json.dumps(header), self.job_id, *[""] * 9]
+
+
+def take(member: Membership, queue: str, count: int, largest: int = 1 << 30) -> Batch:
+    """Move up to ``count`` entries into the private list and return its head; raise Evicted."""
+    turn, *entries = member.record.run("take", member.name, queue, count, largest)
+    oversize = {i: int(e[1:]) for i, e in enumerate(entries) if e[:1] == b"\0" and e[1:].isdigit()}
+    return Batch(queue=queue, turn=int(turn), entries=entries, oversize=oversize)
+
+
+def split(member: Membership, batch: Batch, documents: Sequence[str]) -> None:
+    """Replace the head of the private list by its documents; raise Evicted."""
+    member.record.run("split", member.name, batch.queue, batch.turn, *documents)
+
+
+def admit(member: Membership, batch: Batch, entries: Sequence[Entry | Refusal], now: float) -> list[str]:
+    """Admit the head of the private list; return a word an entry: admitted, same, cancelled, not_run or dead."""
+    values: list[str | int] = []
+    for entry in entries:
+        values += entry.values() if isinstance(entry, Entry) else entry.values(now)
+    return [text(w) for w in member.record.run("admit", member.name, batch.queue, batch.turn, *values)]
+
+
+def grant(record: Record, system: str, capacity_set: str, count: int) -> tuple[int, int]:
+    """Grant up to ``count`` jobs of a system; return how many, and how many users still have jobs in line."""
+    granted, _room, users = record.run("grant", system, capacity_set, count)
+    return int(granted), int(users)

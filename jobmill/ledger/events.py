@@ -1,0 +1,48 @@
+"""The stream of changes: lossy by design, for those who wait, watch and count; the hash is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobmill.ledger.connection import BLOCK
+from jobmill.ledger.record import Record, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One change of state."""
+
+    job_id: str
+    state: str
+    run: int
+    time: float  # the server's Unix time, seconds
+
+
+class Events:
+    """A reader of the stream from now on."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._stream = record.keys("Events")
+        found = record.call("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        self._after = text(found[0][0]) if found else "0-0"
+
+    def next(self, block: float = BLOCK) -> Sequence[Change]:
+        """Return the changes since the last call, waiting up to ``block`` seconds (at most 2) for the first."""
+        wait = max(1, int(min(block, BLOCK) * 1000))
+        answer = self._record.call("XREAD", "COUNT", 100, "BLOCK", wait, "STREAMS", self._stream, self._after)
+        changes: list[Change] = []
+        if not answer:
+            return changes
+        entries = next(iter(answer.values())) if isinstance(answer, dict) else answer[0][1]
+        if entries and isinstance(entries[0], list) and entries and isinstance(entries[0][0], (list, tuple)):
+            entries = entries[0]
+        for entry_id, fields in entries:
+            self._after = text(entry_id)
+            facts = fields if isinstance(fields, dict) else dict(zip(fields[::2], fields[1::2], strict=True))
+            when = float(facts[b"time"]) / 1000
+            for line in text(facts[b"changes"]).split("\n"):
+                job_id, state, run = line.rsplit(" ", 2)  # the id of a refused document may hold anything
+                changes.append(Change(job_id=job_id, state=state, run=int(run), time=when))
+        return changes

@@ -1,0 +1,100 @@
+"""Following jobs to their ends: every change once, refusals included; the stream tells when, the record what."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from jobmill.errors import ServerUnavailable
+from jobmill.jobs.states import ENDED
+from jobmill.ledger import dead, listing
+from jobmill.ledger.events import Events
+from jobmill.ledger.listing import JobRow
+from jobmill.ledger.record import Record, batches
+
+RECHECK = 2.0  # seconds between looks at all records: the stream is lossy
+LOOK_BACK = 1000  # dead entries that are searched for a refusal
+
+
+class Following:
+    """Jobs on the way to their ends. Make it before the jobs are pushed, so that no change is missed."""
+
+    def __init__(self, record: Record, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self.record = record
+        self.states: dict[str, str] = {}  # id -> last known state; "" while it stands in Job_Queue
+        self.refused: dict[str, str] = {}  # id -> why
+        self.left: set[str] = set()
+        self.outage = ""  # the words of the server's absence, while it lasts
+        self._clock = clock
+        self._events = Events(record)
+        self._recheck = 0.0
+
+    def add(self, job_ids: Sequence[str]) -> None:
+        """Follow these as well."""
+        self.states.update(dict.fromkeys(job_ids, ""))
+        self.left.update(job_ids)
+        self._recheck = 0.0
+
+    def step(self, block: float) -> list[str]:
+        """Return the ids whose state changed, waiting up to ``block`` seconds (at most 2) for the first."""
+        try:
+            found = self._step(block)
+            self.outage = ""
+            return found
+        except ServerUnavailable as error:
+            self.outage = str(error)
+            time.sleep(min(block, 0.2))
+            return []
+
+    def _step(self, block: float) -> list[str]:
+        now = self._clock()
+        if now >= self._recheck:
+            # 10,000 jobs cost about 0.1 s a look, so look less often the more there are
+            self._recheck = now + max(RECHECK, len(self.left) / 2500)
+            return self._look(sorted(self.left))
+        changed = {}
+        for change in self._events.next(max(0.001, min(block, self._recheck - now))):
+            if change.job_id in self.left:
+                changed[change.job_id] = change.state
+        found = []
+        for job_id, state in changed.items():
+            if state == "refused":
+                found += self._refusals([job_id])
+            elif self._took(job_id, state):
+                found.append(job_id)
+        return found
+
+    def _look(self, job_ids: Sequence[str]) -> list[str]:
+        found, unknown = [], []
+        for some in batches(job_ids):
+            for job_id, state in zip(some, listing.states(self.record, some), strict=True):
+                if state and self._took(job_id, state):
+                    found.append(job_id)
+                elif not state:
+                    unknown.append(job_id)
+        return found + (self._refusals(unknown) if unknown else [])
+
+    def _took(self, job_id: str, state: str) -> bool:
+        if self.states[job_id] == state:
+            return False
+        self.states[job_id] = state
+        if state in ENDED:
+            self.left.discard(job_id)
+        return True
+
+    def _refusals(self, job_ids: Sequence[str]) -> list[str]:
+        wanted, found = set(job_ids), []
+        for entry in reversed(dead.entries(self.record, -LOOK_BACK)):
+            # what could not be read whole has no id in its header, and still names it in its text
+            named = [entry.job_id] if entry.job_id else [i for i in wanted if f'"{i}"'.encode() in entry.entry]
+            for job_id in named:
+                if job_id in wanted and job_id in self.left:
+                    self.refused[job_id] = entry.reason
+                    self.states[job_id] = "refused"
+                    self.left.discard(job_id)
+                    found.append(job_id)
+        return found
+
+    def rows(self, job_ids: Sequence[str]) -> dict[str, JobRow]:
+        """Return the records of jobs by id."""
+        return {row.id: row for some in batches(job_ids) for row in listing.jobs(self.record, some)}

@@ -1,0 +1,212 @@
+"""Reading the record: one job, many jobs, depths. Changes nothing; no SCAN, no KEYS."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobmill.jobs.states import ENDED, State
+from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.record import Record, text
+
+_TIMES = ("submitted", "granted", "started", "ended")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRow:
+    """One job as the record has it."""
+
+    id: str
+    state: State
+    run: int
+    fence: int
+    system: str
+    user: str
+    name: str = ""
+    times: dict[str, float] = field(default_factory=dict)  # submitted, granted, started, ended: Unix time, seconds
+    exit: dict[str, Any] = field(default_factory=dict)  # the exit information of the last run
+    wish: dict[str, Any] = field(default_factory=dict)  # a cancel that stands: who, why, time
+    facts: dict[str, str] = field(default_factory=dict)  # all else: needs, holds, full, handle, native, progress …
+
+    @property
+    def ended(self) -> bool:
+        """True when the job will not change by itself any more."""
+        return self.state in ENDED
+
+
+def _row(job_id: str, answer: Any) -> JobRow | None:
+    raw = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
+    facts = {text(k): text(v) for k, v in raw.items()}
+    if "state" not in facts:
+        return None
+    return JobRow(
+        id=job_id,
+        state=State(facts.pop("state")),
+        run=int(facts.pop("run", 1)),
+        fence=int(facts.pop("fence", 0)),
+        system=facts.pop("system", ""),
+        user=facts.pop("user", ""),
+        name=facts.pop("name", ""),
+        times={n: float(facts.pop(n)) / 1000 for n in _TIMES if n in facts},
+        exit=_object(facts.pop("exit", "")),
+        wish=_object(facts.pop("wish", "")),
+        facts=facts,
+    )
+
+
+def _object(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line) if line else {}
+    except ValueError:
+        value = {"message": line}
+    return value if isinstance(value, dict) else {"message": str(value)}
+
+
+def jobs(record: Record, job_ids: Sequence[str]) -> list[JobRow]:
+    """Return the records of these jobs, in order, without those that nobody knows."""
+    answers = record.read([("HGETALL", record.keys.job(i)) for i in job_ids])
+    rows = (_row(i, a) for i, a in zip(job_ids, answers, strict=True))
+    return [r for r in rows if r is not None]
+
+
+def states(record: Record, job_ids: Sequence[str]) -> list[str]:
+    """Return the states of these jobs, in order; '' for one that nobody knows."""
+    answers = record.read([("HGET", record.keys.job(i), "state") for i in job_ids])
+    return [text(a) if a else "" for a in answers]
+
+
+def spec(record: Record, job_id: str) -> str:
+    """Return the canonical text of a job's spec (one line of JSON), or an empty string."""
+    found = record.call("GET", record.keys.spec(job_id))
+    return text(found) if found else ""
+
+
+def specs(record: Record, job_ids: Sequence[str]) -> list[str]:
+    """Return the canonical texts of these jobs' specs, in order."""
+    return [text(a) if a else "" for a in record.read([("GET", record.keys.spec(i)) for i in job_ids])]
+
+
+def runs(record: Record, job_id: str) -> list[dict[str, Any]]:
+    """Return the earlier runs of a job, oldest first."""
+    return [_object(text(line)) for line in record.call("LRANGE", record.keys.runs(job_id), 0, -1)]
+
+
+def last(record: Record) -> str:
+    """Return the id of the job that was admitted last, or an empty string."""
+    found = record.call("GET", record.keys("Last"))
+    return text(found) if found else ""
+
+
+def lanes(record: Record) -> list[str]:
+    """Return the lanes that the record knows, the empty one first."""
+    named = {text(v) for v in record.call("HVALS", record.keys("Lanes"))}
+    return sorted(named | {""})
+
+
+def find(record: Record, wanted: Iterable[State], limit: int = 1000) -> list[str]:
+    """Return up to ``limit`` ids in these states: live ones from the end of the pipeline, then ended, newest first."""
+    keys, want, found = record.keys, set(wanted), dict[str, None]()
+
+    def add(answer: Any) -> None:
+        for member in answer:
+            if len(found) < limit:
+                found.setdefault(text(member))
+
+    suffixes = [lane_suffix(lane) for lane in lanes(record)]
+    if want & {State.SUBMITTED, State.RUNNING, State.UNKNOWN, State.COLLECTING}:
+        for suffix in suffixes:
+            add(record.call("ZRANGE", keys("Running_Queue" + suffix), 0, limit - 1))
+    if State.STARTING in want:
+        for suffix in suffixes:
+            add(record.call("ZRANGE", keys("Starting_Queue" + suffix), 0, limit - 1))
+    if State.GRANTED in want:
+        add(_granted(record, suffixes, limit))
+    if State.WAITING in want:
+        for key in _lines(record):
+            add(record.call("ZRANGE", key, 0, limit - 1))
+    if State.LATER in want:
+        add(record.call("ZRANGE", keys("Later"), 0, limit - 1))
+    for state in [State.HELD, *ENDED]:
+        if state in want:
+            add(record.call("ZREVRANGE", keys.ended(state), 0, limit - 1))
+    ids = list(found)
+    return [i for i, s in zip(ids, states(record, ids), strict=True) if s in want]
+
+
+def _granted(record: Record, suffixes: Sequence[str], limit: int) -> list[str]:
+    keys, found = record.keys, []
+    queues = [keys("Granted_Queue" + s) for s in suffixes]
+    takers = [text(p) for p in record.call("ZRANGE", keys("Processes"), 0, -1)]
+    queues += [keys.taken("Granted_Queue" + s, p) for s in suffixes for p in takers if p.startswith("starter")]
+    for entries in record.read([("LRANGE", q, 0, limit - 1) for q in queues]):
+        for entry in entries:
+            found.append(json.loads(entry)["id"])
+    return found
+
+
+def _lines(record: Record) -> list[str]:
+    keys = record.keys
+    found = []
+    for system in record.call("HKEYS", keys("Systems")):
+        ranks = keys("Waiting:" + text(system))
+        found += [f"{ranks}:{text(user)}" for user in record.call("ZRANGE", ranks, 0, -1)]
+    found += [keys("Full:" + text(name)) for name in record.client.sscan_iter(keys("Full"))]
+    return [*found, keys("Blocked")]
+
+
+def tagged(record: Record, tag: str, limit: int = 1000) -> list[str]:
+    """Return ended jobs with a tag, newest first; live ones carry theirs in their facts."""
+    return [text(i) for i in record.call("ZREVRANGE", record.keys("Jobs:by-tag:" + tag), 0, limit - 1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Depths:
+    """How much stands where."""
+
+    queues: dict[str, int]  # Job_Queue, Granted_Queue, Exit_Queue, Result_Queue, Dead_Queue (and their lanes)
+    live: dict[str, int]  # waiting, blocked, later, held, granted, starting, running
+    ended: dict[str, int]  # by end state
+
+
+def depths(record: Record) -> Depths:
+    """Count the queues and the jobs by state, in two round trips."""
+    keys = record.keys
+    suffixes = [lane_suffix(lane) for lane in lanes(record)]
+    lists = ["Job_Queue", "Result_Queue", "Dead_Queue"]
+    lists += [name + s for s in suffixes for name in ("Granted_Queue", "Exit_Queue")]
+    zsets = {"blocked": [keys("Blocked")], "later": [keys("Later")], "held": [keys.ended("held")]}
+    zsets["starting"] = [keys("Starting_Queue" + s) for s in suffixes]
+    zsets["running"] = [keys("Running_Queue" + s) for s in suffixes]
+    zsets["waiting"] = [k for k in _lines(record) if k != keys("Blocked")]
+    zsets |= {state: [keys.ended(state)] for state in sorted(ENDED)}
+    commands: list[tuple[Any, ...]] = [("LLEN", keys(n)) for n in lists]
+    commands += [("ZCARD", k) for ks in zsets.values() for k in ks]
+    answers = iter(record.read(commands))
+    queues = {n: int(next(answers)) for n in lists}
+    counts = {name: sum(int(next(answers)) for _ in ks) for name, ks in zsets.items()}
+    live = {n: counts[n] for n in ("waiting", "blocked", "later", "held", "starting", "running")}
+    return Depths(queues=queues, live=live, ended={s: counts[s] for s in sorted(ENDED)})
+
+
+def waiting(record: Record) -> int:
+    """Count the jobs that wait (in line, for a full set, for others)."""
+    return sum(int(n) for n in record.read([("ZCARD", key) for key in _lines(record)]))
+
+
+def memory(record: Record) -> tuple[int, int]:
+    """Return the server's used memory and its maxmemory (0: none), in bytes."""
+    facts = record.call("INFO", "memory")
+    if not isinstance(facts, dict):
+        facts = dict(line.split(":", 1) for line in text(facts).splitlines() if ":" in line)
+    return int(facts.get("used_memory", 0)), int(facts.get("maxmemory", 0))
+
+
+def entries_under_way(record: Record) -> bool:
+    """Tell whether any granted entry stands in a queue or in somebody's private list."""
+    keys = record.keys
+    queues = ["Granted_Queue" + lane_suffix(lane) for lane in lanes(record)]
+    takers = [text(p) for p in record.call("ZRANGE", keys("Processes"), 0, -1)]
+    lists = [keys(q) for q in queues] + [keys.taken(q, p) for q in queues for p in takers if p.startswith("starter")]
+    return any(record.read([("LLEN", name) for name in lists]))

@@ -1,0 +1,99 @@
+-- Admission of the head of the private list: ARGV = process, queue, turn, then 12 values an entry:
+--   'job', id, spec, system, user, name, priority, needs, place, due (ms), dependencies, extras (JSON: tags, notify, after)
+--   'dead', header (one line of JSON), id ('' unknown), and nine empty ones
+-- Answer: a word an entry: admitted | same | cancelled | not_run | dead. {'again'} where this turn was applied before.
+local process, queue = ARGV[1], ARGV[2]
+if not alive(process) then return redis.error_reply('EVICTED ' .. process) end
+local t = turn(process, queue, ARGV[3])
+if t ~= 'now' then return { t or 'refused' } end
+adds()
+local mine = P .. queue .. ':taken:' .. process
+local n = (#ARGV - 3) / 12
+call('HINCRBY', P .. 'Process:' .. process, 'turn:' .. queue, 1)
+local arrival = call('INCRBY', P .. 'Arrivals', n) - n
+local ends, told, last = {}, {}, nil
+
+local function verdict(after, state) -- is a dependency that ended like this what was waited for?
+  if after == 'any' then return true end
+  if after == 'failed' then return state == 'failed' or state == 'lost' end
+  return state == 'done'
+end
+
+for e = 1, n do
+  local a = 3 + (e - 1) * 12
+  local raw = nil
+  if ARGV[a + 1] == 'dead' then
+    raw = call('LINDEX', mine, e - 1)
+    call('RPUSH', P .. 'Dead_Queue', ARGV[a + 2] .. '\n' .. raw)
+    told[e] = 'dead'
+    if ARGV[a + 3] ~= '' then note({ id = ARGV[a + 3] }, 'refused', 0) end
+  else
+    local id, spec = ARGV[a + 2], ARGV[a + 3]
+    local had = call('GET', P .. 'Spec:' .. id)
+    if had == spec then
+      told[e] = 'same'
+    elseif had then
+      raw = call('LINDEX', mine, e - 1)
+      call('RPUSH', P .. 'Dead_Queue', cjson.encode({ reason = 'id: ' .. id .. ' is taken by another job; ' ..
+        'give this one its own id, or leave `id` out', id = id, time = NOW / 1000, queue = queue }) .. '\n' .. raw)
+      told[e] = 'dead'
+      note({ id = id }, 'refused', 0)
+    else
+      local j = { id = id, key = P .. 'Job:' .. id, run = '1', fence = '0', system = ARGV[a + 4], user = ARGV[a + 5],
+        score = arrival + e - tonumber(ARGV[a + 7]) * 4398046511104, state = ARGV[a + 9] }
+      local fields = { 'state', j.state, 'run', 1, 'fence', 0, 'system', j.system, 'user', j.user, 'score',
+        string.format('%.0f', j.score), 'needs', ARGV[a + 8], 'submitted', NOW }
+      j.score = fields[12]
+      if ARGV[a + 6] ~= '' then fields[#fields + 1] = 'name'; fields[#fields + 1] = ARGV[a + 6] end
+      local extras = ARGV[a + 12] ~= '' and cjson.decode(ARGV[a + 12]) or {}
+      for name, value in pairs(extras) do
+        fields[#fields + 1] = name; fields[#fields + 1] = value; j[name] = value
+      end
+      local fate = nil
+      if ARGV[a + 11] ~= '' then
+        local blocked, named = 0, {}
+        for dependency in ARGV[a + 11]:gmatch('%S+') do
+          local state = call('HGET', P .. 'Job:' .. dependency, 'state')
+          if state and ENDED[state] then
+            if not verdict(j.after, state) then fate = fate or { dependency, state } end
+          elseif not named[dependency] then -- named twice it is still one: it is resolved once
+            named[dependency] = true
+            blocked = blocked + 1
+            call('SADD', P .. 'Job:' .. dependency .. ':dependents', id)
+          end
+        end
+        if blocked > 0 then
+          j.blocked = blocked
+          fields[#fields + 1] = 'blocked'; fields[#fields + 1] = blocked
+        end
+        fields[#fields + 1] = 'depends'; fields[#fields + 1] = ARGV[a + 11]
+      end
+      call('HSET', j.key, unpack(fields))
+      call('SET', P .. 'Spec:' .. id, spec)
+      last = id
+      local wish = call('GET', P .. 'Wish:' .. id)
+      if wish or fate then
+        local exit = wish and { exit_status = 'aborted_before_running', reason = 'cancelled', evidence = 'wish',
+            message = wish }
+          or { exit_status = 'aborted_before_running', reason = 'dependency_failed', evidence = 'record',
+            message = 'it depends on ' .. fate[1] .. ', which ended ' .. fate[2] }
+        j.state = 'admitting'
+        if wish then call('HSET', j.key, 'wish', wish); call('UNLINK', P .. 'Wish:' .. id) end
+        told[e] = wish and 'cancelled' or 'not_run'
+        finish(j, told[e], cjson.encode(exit))
+        if ring(j) then ends[#ends + 1] = id end
+      else
+        if j.state == 'held' then call('ZADD', P .. 'Jobs:held', NOW, id)
+        elseif j.state == 'later' then call('ZADD', P .. 'Later', ARGV[a + 10], id)
+        else wait(j) end
+        note(j, j.state)
+        told[e] = 'admitted'
+      end
+    end
+  end
+end
+if n >= call('LLEN', mine) then call('UNLINK', mine) else call('LTRIM', mine, n, -1) end
+if last then call('SET', P .. 'Last', last) end
+if #ends > 0 then call('RPUSH', P .. 'Result_Queue', unpack(ends)) end
+publish()
+return told

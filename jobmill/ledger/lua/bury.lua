@@ -1,0 +1,21 @@
+-- Entries of Dead_Queue go back or go away: ARGV = 'requeue' | 'drop', then 2 values an entry: position, sha1 of it.
+-- An entry that is not there any more is passed over. Answer: how many.
+local verb, moved = ARGV[1], 0
+local found, named = {}, {}
+if verb == 'drop' then frees() else adds() end
+for i = 2, #ARGV, 2 do
+  local entry = call('LINDEX', P .. 'Dead_Queue', ARGV[i])
+  if entry and redis.sha1hex(entry) == ARGV[i + 1] and not named[ARGV[i]] then
+    named[ARGV[i]] = true
+    found[#found + 1] = { ARGV[i], entry }
+  end
+end
+for _, f in ipairs(found) do
+  if verb == 'requeue' then
+    call('RPUSH', P .. 'Job_Queue', f[2]:sub((f[2]:find('\n', 1, true) or 0) + 1))
+  end
+  call('LSET', P .. 'Dead_Queue', f[1], '\0gone')
+  moved = moved + 1
+end
+if moved > 0 then call('LREM', P .. 'Dead_Queue', moved, '\0gone') end
+return moved

@@ -1,0 +1,29 @@
+-- A launch is known to its system: ARGV = then 7 values a job: id, run, fence, state, handle, native id, poll in (ms).
+-- Answer an entry: 'ok', the wish that stands, or 'stale' (kill what you started). An end that came first is 'ended'.
+local n, told = #ARGV / 7, {}
+adds()
+for e = 1, n do
+  local a = (e - 1) * 7
+  local j = read(ARGV[a + 1])
+  local run, fence, state = ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+  if not j or j.run ~= run or j.fence ~= fence then told[e] = 'stale'
+  elseif ENDED[j.state] then told[e] = 'ended'
+  elseif not LAUNCHED[j.state] then told[e] = 'stale'
+  else
+    if j.state == 'starting' or (j.state == 'unknown' and can(j, state)) then -- sent again it must not undo a poll's news
+      call('HSET', j.key, 'state', state)
+      if ARGV[a + 5] ~= '' then call('HSET', j.key, 'handle', ARGV[a + 5]) end
+      if ARGV[a + 6] ~= '' then call('HSET', j.key, 'native', ARGV[a + 6]) end
+      if state == 'running' then call('HSETNX', j.key, 'started', NOW) end
+      unindex(j)
+      call('ZADD', P .. 'Running_Queue' .. lane(j.system), j.wish and 0 or NOW + ARGV[a + 7], j.id)
+      note(j, state)
+    else -- a poll knew of it first
+      if ARGV[a + 5] ~= '' then call('HSETNX', j.key, 'handle', ARGV[a + 5]) end
+      if ARGV[a + 6] ~= '' then call('HSETNX', j.key, 'native', ARGV[a + 6]) end
+    end
+    told[e] = j.wish or 'ok'
+  end
+end
+publish()
+return told

@@ -1,0 +1,115 @@
+-- What every script stands on. KEYS[1] is <prefix>Record: it routes the script in a cluster and carries the prefix.
+-- CAN, ENDED, POLLED, LAUNCHED are written in front of this text from jobs/states.py.
+local call = redis.call
+local P = KEYS[1]:sub(1, #KEYS[1] - 6)
+local TIME = call('TIME')
+local NOW = TIME[1] * 1000 + math.floor(TIME[2] / 1000) -- milliseconds
+local changes = {}
+local lanes = {}
+
+local function lane(system) -- the suffix of the queues that serve a system
+  if not lanes[system] then
+    local name = call('HGET', P .. 'Lanes', system)
+    lanes[system] = (name and name ~= '') and (':' .. name) or ''
+  end
+  return lanes[system]
+end
+
+local FIELDS = { 'state', 'run', 'fence', 'system', 'user', 'score', 'needs', 'holds', 'full', 'blocked', 'owner',
+  'handle', 'wish', 'notify', 'tags', 'name' }
+
+local function read(id) -- the job's record as a table, or nil where there is none
+  local v = call('HMGET', P .. 'Job:' .. id, unpack(FIELDS))
+  if not v[1] then return nil end
+  local j = { id = id, key = P .. 'Job:' .. id }
+  for i, name in ipairs(FIELDS) do if v[i] then j[name] = v[i] end end
+  return j
+end
+
+-- A full server (maxmemory, noeviction) decides by a script's first write: refused, the whole script is refused and has
+-- changed nothing; let through, all that follows is let through. Both first writes change nothing.
+local function adds() call('ZADD', P .. 'Later', 'XX', 0, '') end -- what adds to the record is refused whole
+local function frees() call('ZREM', P .. 'Later', '') end -- what brings an end nearer goes through
+
+local function can(j, to) return CAN[j.state] and CAN[j.state][to] end
+
+local function note(j, state, run) changes[#changes + 1] = j.id .. ' ' .. state .. ' ' .. (run or j.run) end
+
+local function publish() -- one entry a batch, capped: lossy by design, the hash is the truth
+  if #changes > 0 then
+    call('XADD', P .. 'Events', 'MAXLEN', '~', 1000, '*', 'time', NOW, 'changes', table.concat(changes, '\n'))
+  end
+end
+
+local function unindex(j) -- out of the one key that follows from the state (law 1); always a ZREM
+  local s = j.state
+  if s == 'waiting' then
+    if j.full then call('ZREM', P .. 'Full:' .. j.full, j.id)
+    elseif tonumber(j.blocked or 0) > 0 then call('ZREM', P .. 'Blocked', j.id)
+    else call('ZREM', P .. 'Waiting:' .. j.system .. ':' .. j.user, j.id) end
+  elseif s == 'held' then call('ZREM', P .. 'Jobs:held', j.id)
+  elseif s == 'later' then call('ZREM', P .. 'Later', j.id)
+  elseif s == 'starting' then call('ZREM', P .. 'Starting_Queue' .. lane(j.system), j.id)
+  elseif POLLED[s] then call('ZREM', P .. 'Running_Queue' .. lane(j.system), j.id)
+  elseif ENDED[s] then
+    call('ZREM', P .. 'Jobs:' .. s, j.id)
+    for tag in (j.tags or ''):gmatch('%S+') do call('ZREM', P .. 'Jobs:by-tag:' .. tag, j.id) end
+  end
+end
+
+local function line_up(j) -- into the line of its user; a user who returns starts at the lowest rank present
+  local ranks = P .. 'Waiting:' .. j.system
+  if not call('ZSCORE', ranks, j.user) then
+    local first = call('ZRANGE', ranks, 0, 0, 'WITHSCORES')
+    call('ZADD', ranks, first[2] or 0, j.user)
+  end
+  call('ZADD', ranks .. ':' .. j.user, j.score, j.id)
+end
+
+local function wait(j) -- waiting: behind its dependencies, or in line
+  if tonumber(j.blocked or 0) > 0 then call('ZADD', P .. 'Blocked', NOW, j.id) else line_up(j) end
+end
+
+local function release(j) -- give back what `holds` says, and only this
+  if not j.holds then return end
+  for token in j.holds:gmatch('%S+') do
+    local name, amount = token:match('^(.+)=(%d+)$')
+    if amount then call('HINCRBY', P .. 'Used', name, -amount) else call('SREM', P .. token, j.id) end
+  end
+  call('HDEL', j.key, 'holds')
+end
+
+local function ring(j) -- tell the managers: room again, or somebody waits for this job
+  if call('EXISTS', P .. 'Job:' .. j.id .. ':dependents') == 1 then return true end
+  return false
+end
+
+local function index_end(j, state)
+  call('ZADD', P .. 'Jobs:' .. state, NOW, j.id)
+  for tag in (j.tags or ''):gmatch('%S+') do call('ZADD', P .. 'Jobs:by-tag:' .. tag, NOW, j.id) end
+  for event in (j.notify or ''):gmatch('%S+') do
+    if event == state or event == 'ended' then call('ZADD', P .. 'Outbox', NOW, j.id .. ':' .. j.run .. ':' .. state) end
+  end
+end
+
+local function finish(j, state, exit) -- law 8: one script leaves the queue, frees, ends, notifies and tells
+  unindex(j)
+  call('ZREM', P .. 'Starting_Queue' .. lane(j.system), j.id)
+  release(j)
+  call('HDEL', j.key, 'owner', 'full', 'progress')
+  call('HSET', j.key, 'state', state, 'exit', exit, 'ended', NOW)
+  index_end(j, state)
+  note(j, state)
+end
+
+local function alive(process) -- a process that was declared dead acts no more
+  local v = call('HMGET', P .. 'Process:' .. process, 'role', 'evicted')
+  return v[1] and not v[2]
+end
+
+local function turn(process, queue, expected) -- 'now': ours to apply; 'again': applied before; else refused
+  local had = tonumber(call('HGET', P .. 'Process:' .. process, 'turn:' .. queue) or 0)
+  if had == tonumber(expected) then return 'now' end
+  if had == tonumber(expected) + 1 then return 'again' end
+  return nil
+end

@@ -1,0 +1,3 @@
+-- Ends go to the fetchers, also on a full server: ARGV = queue, end (JSON), …
+frees()
+return call('RPUSH', P .. ARGV[1], unpack(ARGV, 2))

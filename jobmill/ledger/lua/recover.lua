@@ -1,0 +1,40 @@
+-- A process is dead: ARGV = process, silence (ms; 0: its death was proved), poison limit, then its queues.
+-- Its lists go back to the heads of their queues, at most 250 entries a call. An entry that was recovered more often
+-- than the limit is poison. The dead process stays known for a day: a pending move may still fill its lists.
+-- Answer: {entries moved, entries left} or {-1, 0} where the process is not that silent.
+local process, silence, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local seen = tonumber(call('ZSCORE', P .. 'Processes', process) or 0)
+local known = P .. 'Process:' .. process
+if silence > 0 and NOW - seen < silence then return { -1, 0 } end
+frees()
+if call('EXISTS', known) == 1 and not call('HGET', known, 'evicted') then call('HSET', known, 'evicted', NOW) end
+local moved, left = 0, 0
+for i = 4, #ARGV do
+  local mine, queue = P .. ARGV[i] .. ':taken:' .. process, P .. ARGV[i]
+  for _ = 1, 250 do
+    local entry = call('LINDEX', mine, -1)
+    if not entry then break end
+    local count = 0
+    if entry ~= '' then -- a death counts once for a text, however many entries have this text
+      local digest = redis.sha1hex(entry)
+      local had, last = (call('HGET', P .. 'Recovered', digest) or '0 '):match('^(%d+) (.*)$')
+      count = tonumber(had) + (last == process and 0 or 1)
+      call('HSET', P .. 'Recovered', digest, count .. ' ' .. process)
+      call('EXPIRE', P .. 'Recovered', 86400)
+    end
+    if count > limit and ARGV[i]:sub(1, 9) == 'Job_Queue' then
+      call('RPUSH', P .. 'Dead_Queue', cjson.encode({ reason = 'poison: ' .. count ..
+        ' processes died while they held this entry', queue = ARGV[i], time = NOW / 1000 }) .. '\n' .. entry)
+      call('RPOP', mine)
+    else
+      call('LMOVE', mine, queue, 'RIGHT', 'LEFT')
+    end
+    moved = moved + 1
+  end
+  left = left + call('LLEN', mine)
+end
+if left == 0 and NOW - seen > 86400000 then
+  call('ZREM', P .. 'Processes', process)
+  call('UNLINK', known)
+end
+return { moved, left }

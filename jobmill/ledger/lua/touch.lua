@@ -1,0 +1,33 @@
+-- What a poll saw: ARGV = 5 values a job: id, run, state, poll again in (ms), fields (JSON; an empty value removes one).
+-- Answer: 'ok' | 'stale' a job.
+local n, told = #ARGV / 5, {}
+frees()
+for e = 1, n do
+  local a = (e - 1) * 5
+  local j = read(ARGV[a + 1])
+  local state = ARGV[a + 3]
+  if not j or j.run ~= ARGV[a + 2] or not LAUNCHED[j.state] or not POLLED[state]
+    or (state ~= j.state and not can(j, state)) then
+    told[e] = 'stale'
+  else
+    unindex(j)
+    if state ~= j.state then
+      call('HSET', j.key, 'state', state)
+      if state == 'running' then call('HSETNX', j.key, 'started', NOW) end
+      note(j, state)
+    end
+    if ARGV[a + 5] ~= '' then
+      for name, value in pairs(cjson.decode(ARGV[a + 5])) do
+        if value == '' then call('HDEL', j.key, name)
+        elseif value == 'now' then call('HSETNX', j.key, name, NOW)
+        else call('HSET', j.key, name, value) end
+      end
+    end
+    -- a wish that came between the claim and this answer is not put off: the job stays due until its killing has begun
+    local due = j.wish and call('HEXISTS', j.key, 'killed') == 0
+    call('ZADD', P .. 'Running_Queue' .. lane(j.system), due and NOW or NOW + ARGV[a + 4], j.id)
+    told[e] = 'ok'
+  end
+end
+publish()
+return told

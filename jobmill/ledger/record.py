@@ -1,0 +1,67 @@
+"""The record: one pipeline's connection, keys and scripts; every other file here speaks through it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from jobmill.ledger import script
+from jobmill.ledger.connection import connect, told
+from jobmill.ledger.keys import Keys
+
+if TYPE_CHECKING:
+    from redis import Redis
+
+BATCH = 250  # ids that one script takes at most
+
+
+class Record:
+    """One pipeline in one Redis server. Raises TransientError and PermanentError of `jobmill.errors`, nothing else."""
+
+    def __init__(self, url: str, *, prefix: str = "", client: Redis | None = None) -> None:
+        self.url = url
+        self.keys = Keys(prefix)
+        self.client = client if client is not None else connect(url)
+
+    def run(self, name: str, *args: Any) -> Any:
+        """Run one script with these arguments."""
+        with told(self.url):
+            return script.evaluate(self.client, name, self.keys("Record"), list(args))
+
+    def call(self, *command: Any) -> Any:
+        """Run one plain command."""
+        with told(self.url):
+            return self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+
+    def read(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands that change nothing in one round trip and return their answers."""
+        if not commands:
+            return []
+        with told(self.url):
+            pipe = self.client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)  # type: ignore[no-untyped-call]
+            return list(pipe.execute())
+
+    def ping(self) -> None:
+        """Return when the server answers; raise ServerUnavailable when it does not."""
+        self.call("PING")
+
+    def identity(self) -> str:
+        """Return the id of this record, made once by the first process or client that needs it."""
+        made = self.call("GET", self.keys("Record"))
+        return text(made) if made else ""
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self.client.close()
+
+
+def text(value: Any) -> str:
+    """Return a reply as text; what is not UTF-8 is kept by surrogates."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+
+
+def batches(items: Sequence[Any], size: int = BATCH) -> list[Sequence[Any]]:
+    """Cut a sequence into pieces that one script may take."""
+    return [items[i : i + size] for i in range(0, len(items), size)]

@@ -1,0 +1,82 @@
+"""From a queue entry to jobs: documents, specs, routes; or the reason why not."""
+
+from __future__ import annotations
+
+import getpass
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jobmill.config import Config
+from jobmill.errors import JobmillError, SpecError
+from jobmill.jobs import document
+from jobmill.jobs.spec import JobSpec, new_id
+from jobmill.ledger.admission import Entry, Refusal
+from jobmill.manager.needs import Needs
+from jobmill.rules.dispatcher import Dispatcher
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """An entry that holds several documents: it is split in place first."""
+
+    documents: Sequence[str]
+
+
+class Intake:
+    """Turns raw entries into `Entry` or `Refusal`; never raises for what a user wrote."""
+
+    def __init__(self, config: Config, dispatcher: Dispatcher, needs: Needs) -> None:
+        self._limit = config.limits.document
+        self._dispatcher = dispatcher
+        self._needs = needs
+        self._user = getpass.getuser()
+
+    def oversize(self, size: int, queue: str) -> Refusal:
+        """Return the refusal of an entry that is too large to be read."""
+        return Refusal(
+            reason=f"the document has {size:,} bytes, the limit is {self._limit:,}; "
+            "put data into files and name them, or raise limits.document in jobmill.yaml",
+            queue=queue,
+        )
+
+    def read(self, raw: bytes, queue: str) -> Entry | Refusal | Stream:
+        """Read one queue entry."""
+        job_id = ""
+        try:
+            documents = document.load(raw, limit=self._limit)
+            if len(documents) > 1:
+                return Stream(documents=[d.entry for d in documents])
+            spec = JobSpec.parse(documents[0])
+            job_id = spec.id or ""
+            return self._admit(spec)
+        except (JobmillError, RecursionError) as error:
+            return Refusal(reason=str(error) or type(error).__name__, queue=queue, job_id=job_id)
+
+    def _admit(self, spec: JobSpec) -> Entry:
+        user = spec.user or self._user
+        if spec.id is None or spec.user is None:
+            spec = spec.model_copy(update={"id": spec.id or new_id(), "user": user})
+        choice = self._dispatcher.choose(spec)
+        if choice.system is None:
+            raise SpecError(choice.message)
+        place, due = "waiting", 0.0
+        if spec.hold:
+            place = "held"
+        elif spec.start_after is not None and spec.start_after > time.time():
+            place, due = "later", spec.start_after
+        assert spec.id is not None
+        return Entry(
+            job_id=spec.id,
+            spec=spec.canonical(),
+            system=choice.system,
+            user=user,
+            needs=self._needs.of(spec, choice.system),
+            name=spec.name or "",
+            priority=spec.priority or 0,
+            place=place,
+            due=due,
+            depends_on=spec.depends_on or (),
+            after=spec.after or "ok",
+            tags=spec.tags or (),
+        )

@@ -1,0 +1,143 @@
+"""The manager's work: admit what is pushed, grant what has room, drive what waited for others."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+from jobmill.config import Config
+from jobmill.errors import ServerFull
+from jobmill.ledger import admission, capacity, ending
+from jobmill.ledger.admission import Entry, Refusal
+from jobmill.ledger.membership import Membership
+from jobmill.ledger.record import BATCH, Record
+from jobmill.manager.census import Census
+from jobmill.manager.intake import Intake, Stream
+from jobmill.manager.needs import Needs
+from jobmill.manager.sites import Sites
+from jobmill.worker.work import Work
+
+logger = logging.getLogger("jobmill")
+
+SPLIT = 500  # documents of a stream that one script puts into the private list; the rest stays a stream
+INTAKE, RESULTS = "Job_Queue", "Result_Queue"
+
+
+class Manager(Work):
+    """Takes from Job_Queue and Result_Queue."""
+
+    role = "manager"
+
+    def __init__(self, record: Record, config: Config, *, reread: Callable[[], Config] | None = None) -> None:
+        self._record = record
+        self._reread = reread
+        self._configure(config)
+        self._census = Census(record, config.limits.max_waiting)
+        self._member: Membership | None = None
+
+    def _configure(self, config: Config) -> None:
+        self._config = config
+        self.digest = config.digest
+        self._sites = Sites(config)
+        self._needs = Needs(self._sites.sets)
+        self._intake = Intake(config, self._sites.dispatcher(), self._needs)
+        self._applied = False
+
+    def queues(self) -> Sequence[str]:
+        """Return the two lists that it takes from."""
+        return (INTAKE, RESULTS)
+
+    def wants(self, queue: str) -> bool:
+        """Leave Job_Queue alone while too many jobs wait or the server is nearly full."""
+        return queue != INTAKE or not self._census.crowded
+
+    def enter(self, member: Membership) -> None:
+        """Apply the configuration's limits (where they changed), then grant what waits."""
+        self._member = member
+        if not self._applied:
+            self._sites.apply(self._record)
+            self._applied = True
+        self._needs.limits = capacity.limits(self._record)
+        self._grant()
+
+    def ring(self, queue: str) -> int:
+        """Deal with one batch of a list."""
+        return self._admit() if queue == INTAKE else self._results()
+
+    def tick(self, now: float) -> None:
+        """Refresh what is known of limits and crowding, and grant: the net under every ring."""
+        self._needs.limits = capacity.limits(self._record)
+        self._census.refresh()
+        self._grant()
+
+    def reload(self) -> None:
+        """Read the configuration again; one that is wrong changes nothing."""
+        if self._reread is None:
+            return
+        try:
+            self._configure(self._reread())
+        except Exception as error:  # whatever a file can hold must not stop a worker
+            logger.error("the configuration was not reloaded: %s", error)
+            return
+        if self._member is not None:
+            self.enter(self._member)
+        logger.info("the configuration was reloaded", extra={"digest": self.digest})
+
+    def _admit(self) -> int:
+        assert self._member is not None
+        batch = admission.take(self._member, INTAKE, BATCH, self._config.limits.document)
+        found: list[Entry | Refusal] = []
+        for i, raw in enumerate(batch.entries):
+            if i in batch.oversize:
+                found.append(self._intake.oversize(batch.oversize[i], INTAKE))
+                continue
+            read = self._intake.read(raw, INTAKE)
+            if isinstance(read, Stream):
+                if not found:
+                    admission.split(self._member, batch, _pieces(read.documents))
+                    return BATCH  # look again at once
+                break
+            found.append(read)
+        if not found:
+            return 0
+        words = self._once_more(lambda: admission.admit(self._member, batch, found, time.time()))  # type: ignore[arg-type]
+        for entry, word in zip(found, words, strict=False):
+            if isinstance(entry, Refusal):
+                logger.warning("refused: %s", entry.reason, extra={"id": entry.job_id or "?"})
+            elif word == "dead":
+                logger.warning("refused: its id is taken by another job", extra={"id": entry.job_id})
+        if len(found) == 1 and isinstance(found[0], Entry):
+            logger.info("%s", words[0], extra={"id": found[0].job_id, "system": found[0].system})
+        else:
+            logger.info("admitted a batch", extra={"jobs": words.count("admitted"), "refused": words.count("dead")})
+        self._grant()
+        return BATCH if len(found) < len(batch.entries) else len(found)
+
+    def _once_more(self, act: Callable[[], list[str]]) -> list[str]:
+        """A cut reply is answered by sending the same turn again, which applies it once (law 2)."""
+        return act()
+
+    def _results(self) -> int:
+        assert self._member is not None
+        batch = admission.take(self._member, RESULTS, BATCH)
+        if batch.entries:
+            ending.resolve(self._member, batch)
+            self._grant()
+        return len(batch.entries)
+
+    def _grant(self) -> None:
+        try:
+            for system, capacity_set in self._sites.sets.items():
+                while admission.grant(self._record, system, capacity_set, BATCH)[0] >= BATCH:
+                    pass
+        except ServerFull as error:
+            logger.warning("no grants: %s", error)
+
+
+def _pieces(documents: Sequence[str]) -> Sequence[str]:
+    """Return at most SPLIT entries for the private list; what is more stays one stream, to be split later."""
+    if len(documents) <= SPLIT:
+        return documents
+    rest = "\n---\n".join(documents[SPLIT - 1 :])
+    return [*documents[: SPLIT - 1], rest]

@@ -1,0 +1,42 @@
+"""Which sets and amounts a job takes, all or none, and whether they can ever be enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jobmill.errors import SpecError
+from jobmill.jobs.spec import JobSpec
+
+
+class Needs:
+    """Computes the `needs` of jobs; ``limits`` is refreshed by the manager about once a second."""
+
+    def __init__(self, sets: Mapping[str, str]) -> None:
+        self._sets = dict(sets)  # system -> its in-queue set
+        self.limits: Mapping[str, int] = {}
+
+    def of(self, spec: JobSpec, system: str) -> str:
+        """Return the words that the grant reads: ``LocalJobs local.cpus=4``; raise SpecError when it can never fit."""
+        words = [self._sets[system]]
+        resources = spec.resources
+        if resources is not None:
+            if (resources.cpus or 1) > 1:
+                words.append(self._amount(system, "cpus", resources.cpus or 1, ""))
+            if resources.memory:
+                words.append(self._amount(system, "memory", resources.memory, " MiB"))
+            if resources.gpus:
+                words.append(self._amount(system, "gpus", resources.gpus, ""))
+        for name in (f"User:{spec.user}", f"Project:{spec.project}", f"Queue:{spec.queue}"):
+            if name in self.limits and " " not in name:
+                words.append(name)
+        return " ".join(words)
+
+    def _amount(self, system: str, resource: str, wanted: int, unit: str) -> str:
+        name = f"{system}.{resource}"
+        limit = self.limits.get(name)
+        if limit is not None and wanted > limit:
+            raise SpecError(
+                f"resources.{resource}: {wanted}{unit} wanted, system {system} has {limit}{unit} in all; "
+                f"ask for less, name another system, or raise it: jobmill capacity set {name} {wanted}"
+            )
+        return f"{name}={wanted}"

@@ -1,0 +1,1 @@
+"""Routing: which system a job goes to, and why not to the others."""

@@ -1,0 +1,64 @@
+"""Checks and their fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from jobmill.config import Config
+from jobmill.daemon.diagnosis import check_system
+from jobmill.screen import terminal
+from jobmill.systems.registry import known_kinds
+from jobmill.systems.system import Check
+
+
+def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
+    """Write what was looked at, with the fix of what is wrong; return 1 when something is."""
+    if as_json:
+        for check in checks:
+            terminal.say_json(asdict(check))
+    else:
+        for line in check_lines(checks):
+            terminal.say(line)
+        wrong = sum(not check.ok for check in checks)
+        terminal.say(terminal.paint(f"{wrong} wrong", "red") if wrong else terminal.paint("all well", "green"))
+    return 0 if all(check.ok for check in checks) else 1
+
+
+def check_lines(checks: Sequence[Check], indent: str = "") -> list[str]:
+    """Return a line a check, and one for each fix."""
+    longest = max((len(check.name) for check in checks), default=0)
+    found = []
+    for check in checks:
+        sign = terminal.paint("ok   ", "green") if check.ok else terminal.paint("WRONG", "red")
+        found.append(f"{indent}{sign} {check.name:{longest}}  {terminal.clean(check.detail)}")
+        if check.fix:
+            found.append(f"{indent}      {'':{longest}}  {terminal.paint('→', 'yellow')} {terminal.clean(check.fix)}")
+    return found
+
+
+def show_systems(config: Config, *, as_json: bool) -> int:
+    """Write the configured systems with their checks; return 1 when one cannot run jobs."""
+    fine = True
+    for name, system in config.systems.items():
+        checks = check_system(config, name)
+        fine = fine and all(check.ok for check in checks)
+        if as_json:
+            told = {
+                "name": name,
+                "kind": system.kind,
+                "slots": system.slots,
+                "limit": system.limit,
+                "lane": system.lane,
+            }
+            terminal.say_json(told | {"checks": [asdict(check) for check in checks]})
+            continue
+        slots = "" if system.slots is None else f", {system.slots} at once"
+        lane = f", lane {system.lane}" if system.lane else ""
+        terminal.say(f"{terminal.paint(name, 'bold')}  {system.kind}{slots}, {system.limit} in its queue{lane}")
+        for line in check_lines(checks, "  "):
+            terminal.say(line)
+    if not as_json:
+        terminal.say(f"kinds: {', '.join(known_kinds())}")
+        terminal.say(f"configuration: {config.source or 'none, everything by default'}")
+    return 0 if fine else 1

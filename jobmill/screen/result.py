@@ -1,0 +1,130 @@
+"""What came of jobs: how each ended, the end of what it wrote, where the rest is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jobmill.client import Client
+from jobmill.errors import JobmillError
+from jobmill.jobs.states import State
+from jobmill.ledger.explanation import ending
+from jobmill.ledger.following import Following
+from jobmill.ledger.listing import JobRow
+from jobmill.screen import terminal
+from jobmill.screen.job_row import as_json, spent
+from jobmill.screen.moment import duration
+
+FULL = 20  # jobs up to which every one is told with its output
+LINES = 10  # of stdout, at its end
+BYTES = 16384  # of a stream that are looked at, at its end
+
+
+def show_results(client: Client, following: Following, names: Mapping[str, str], *, as_lines: bool) -> int:
+    """Write the result of each job; return 0 when all are done, 1 when one failed, 2 when one was refused."""
+    rows = following.rows(list(following.states))
+    if as_lines:
+        for job_id in following.states:
+            if job_id in following.refused:
+                terminal.say_json({"id": job_id, "state": "refused", "reason": following.refused[job_id]})
+            elif row := rows.get(job_id):
+                terminal.say_json(as_json(row, folder=_folder(client, row), returned=_returned(client, row)))
+    else:
+        few = len(following.states) <= FULL
+        told = 0
+        for job_id in following.states:
+            row = rows.get(job_id)
+            if row is not None and (few or (row.state is not State.DONE and told < FULL)):
+                _show(client, row, names.get(job_id, job_id), stdout=few)
+                told += 1
+        for job_id, why in following.refused.items():
+            terminal.say(f"{names.get(job_id, job_id)}  {terminal.state_text('refused')}  {terminal.clean(why)}")
+        if not few:
+            from jobmill.screen.progress import summary
+
+            terminal.say(summary(following.states))
+    return exit_code(following)
+
+
+def exit_code(following: Following) -> int:
+    """Return 0 when all jobs are done, 2 when one was refused, else 1."""
+    if following.refused:
+        return 2
+    return 0 if all(state == State.DONE for state in following.states.values()) else 1
+
+
+def _show(client: Client, row: JobRow, name: str, *, stdout: bool) -> None:
+    import time
+
+    words = [terminal.paint(terminal.clean(name), "bold"), terminal.state_text(str(row.state))]
+    why = terminal.clean_lines(ending(row)) or [""]
+    terminal.say("  ".join([*words, why[0], terminal.paint(duration(spent(row, time.time())), "dim")]))
+    for line in why[1:]:
+        terminal.say(f"    {line}")
+    if stdout:
+        _show_stream(client, row, "stdout", LINES)
+    if row.state is not State.DONE:
+        _show_stream(client, row, "stderr", LINES)
+    returned = _returned(client, row)
+    if returned is not None:
+        import json
+
+        terminal.say(f"  returned {terminal.clean(json.dumps(returned, ensure_ascii=False))}")
+    if folder := _folder(client, row):
+        terminal.say(terminal.paint(f"  files: {folder}", "dim"))
+
+
+def _show_stream(client: Client, row: JobRow, stream: str, most: int) -> None:
+    lines, more = tail(client, row, stream, most)
+    if more:
+        terminal.say(terminal.paint(f"  … {stream}, the last {len(lines)} lines:", "dim"))
+    elif lines and stream == "stderr":
+        terminal.say(terminal.paint("  stderr:", "dim"))
+    for line in lines:
+        terminal.say(f"  {line}")
+
+
+def tail(client: Client, row: JobRow, stream: str, most: int) -> tuple[list[str], bool]:
+    """Return the last lines of a stream, and whether there was more; nothing where it cannot be read from here."""
+    handle = row.facts.get("handle")
+    if not handle:
+        return [], False
+    try:
+        system = client.system(row.system)
+        data, offset, cut = b"", 0, False
+        while part := system.logs(handle, stream, offset):
+            offset += len(part)
+            data += part
+            if len(data) > 4 * BYTES:
+                data, cut = data[-BYTES:], True
+    except (JobmillError, OSError, ValueError):
+        return [], False
+    lines = terminal.clean_lines(data.decode("utf-8", "replace"))
+    return lines[-most:], cut or len(lines) > most
+
+
+def _folder(client: Client, row: JobRow) -> str:
+    try:
+        return str(client.folder(row)) if row.facts.get("handle") else ""
+    except JobmillError:
+        return ""
+
+
+def _returned(client: Client, row: JobRow) -> object:
+    import json
+
+    if row.state is not State.DONE:
+        return None
+    try:
+        data = client.log(row, "return.json")
+        return json.loads(data) if data.strip() else None
+    except (JobmillError, OSError, ValueError):
+        return None
+
+
+def names_of(specs: Sequence[object]) -> dict[str, str]:
+    """Return what to call each job: its name with its id, or the id alone."""
+    found = {}
+    for spec in specs:
+        job_id, name = str(getattr(spec, "id", "")), getattr(spec, "name", None)
+        found[job_id] = f"{name} ({job_id})" if name and name != job_id else job_id
+    return found

@@ -1,0 +1,34 @@
+"""jobmill capacity"""
+
+from __future__ import annotations
+
+import click
+
+from jobmill.scripts.options import connect, json_option
+
+
+@click.group("capacity")
+def capacity_command() -> None:
+    """Show or change the limits of sets and slots, live."""
+
+
+@capacity_command.command("get")
+@click.argument("name", required=False)
+@json_option("One JSON document: {name: {used, limit}}.")
+def get_command(name: str | None, as_json: bool) -> int:
+    """Show use and limits, of one set or all."""
+    from jobmill.screen.capacities import show_capacities
+
+    client, _ = connect()
+    return show_capacities(client.record, name, as_json=as_json)
+
+
+@capacity_command.command("set")
+@click.argument("name")
+@click.argument("limit", type=click.IntRange(0, 10_000_000))
+def set_command(name: str, limit: int) -> int:
+    """Change a limit now; 0 pauses. Lowering it evicts nobody. It stands until the file says another number."""
+    from jobmill.screen.capacities import change
+
+    client, _ = connect()
+    return change(client.record, name, limit)

@@ -1,0 +1,75 @@
+"""The systems of one lane, as one starter owns them."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping, Sequence
+
+from jobmill.config import Config
+from jobmill.errors import PermanentError
+from jobmill.ledger import capacity
+from jobmill.ledger.record import Record
+from jobmill.systems import registry
+from jobmill.systems.system import ExecutionSystem
+
+logger = logging.getLogger("jobmill")
+
+
+class Bench:
+    """Builds the systems, leads them or stands by, and follows their live limits."""
+
+    def __init__(self, record: Record, config: Config, lane: str) -> None:
+        self._record = record
+        self.spool = config.spool
+        self.lane = lane
+        self.systems: dict[str, ExecutionSystem] = {
+            name: registry.system_class(s.kind).build(name, dict(s.options) | _slots(s.slots), config.spool)
+            for name, s in config.systems.items()
+            if s.lane == lane
+        }
+        if not self.systems:
+            lanes = ", ".join(sorted({repr(s.lane) for s in config.systems.values()}))
+            raise PermanentError(f"no system is configured for lane {lane!r}; the configuration has lanes {lanes}")
+        self.leads = False
+        self._slots: dict[str, int] = {}
+
+    def enter(self) -> None:
+        """Claim the systems that belong to one host; raise PermanentError where another host has them."""
+        here = socket.gethostname()
+        for name, system in self.systems.items():
+            if not system.one_host:
+                continue
+            host = capacity.claim_host(self._record, name, here)
+            if host != here:
+                raise PermanentError(
+                    f"system {name!r} belongs to host {host}, this is {here}. Start this worker there, or give this "
+                    f"host a system of its own: systems: {{{name}-{here}: {{kind: {system.kind}, lane: {here}}}}} and "
+                    f"jobmill-starter --lane {here}"
+                )
+        self.tick(capacity.limits(self._record))
+
+    def tick(self, limits: Mapping[str, int]) -> None:
+        """Lead as soon as nobody else does; hand changed running limits on."""
+        led = all(system.lead() for system in self.systems.values())
+        if led != self.leads:
+            logger.info("leads" if led else "stands by: another starter leads", extra={"lane": self.lane or "-"})
+        self.leads = led
+        for name, system in self.systems.items():
+            slots = limits.get(f"{name}.slots")
+            if slots is not None and self._slots.get(name) != slots:
+                self._slots[name] = slots
+                system.set_slots(slots)
+
+    def filenos(self) -> Sequence[int]:
+        """Return the descriptors of systems that push."""
+        return [fd for s in self.systems.values() if (fd := s.fileno()) is not None]
+
+    def close(self) -> None:
+        """Take nothing more; what runs goes on."""
+        for system in self.systems.values():
+            system.close()
+
+
+def _slots(slots: int | None) -> dict[str, int]:
+    return {} if slots is None else {"slots": slots}

@@ -1,0 +1,286 @@
+"""The starter's work: begin what is granted, launch it, tell what started and what ended."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+
+from jobmill.config import Config
+from jobmill.errors import JobmillError, SystemUnavailable
+from jobmill.jobs.registry import class_for
+from jobmill.jobs.spec import JobSpec
+from jobmill.jobs.terms import judging_terms
+from jobmill.ledger import admission, capacity, ending, launch
+from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.membership import Membership
+from jobmill.ledger.record import BATCH, Record, batches
+from jobmill.starter.bench import Bench
+from jobmill.starter.flight import Flight
+from jobmill.starter.granted import Granted
+from jobmill.systems.system import (
+    End,
+    ExecutionSystem,
+    ExitInfo,
+    ExitStatus,
+    Handle,
+    Start,
+    Submission,
+    SubmitError,
+    SubmitFailure,
+    Token,
+)
+from jobmill.worker.work import Work
+
+logger = logging.getLogger("jobmill")
+
+LEASE = 10.0  # seconds of a launch under way, renewed by the heartbeat
+SETTLE = 0.03  # seconds that a start waits for its end before it is committed: a short job needs no commit
+LINGER = 0.005  # seconds that ends are gathered while many arrive
+STEPS = 0.5  # seconds until the first poll of a job in steps
+BACK_OFF = 10.0  # seconds before a refused launch is tried again
+PARTING = 0.5  # seconds that a stop waits for launches to come back out of line
+
+
+class Starter(Work):
+    """Takes from the Granted_Queue of its lane; owns the systems of that lane."""
+
+    role = "starter"
+
+    def __init__(self, record: Record, config: Config, *, lane: str = "") -> None:
+        self._record = record
+        self.lane = lane
+        self.digest = config.digest
+        self._queue = "Granted_Queue" + lane_suffix(lane)
+        self._bench = Bench(record, config, lane)
+        self._member: Membership | None = None
+        self._begun: admission.Batch | None = None  # its begin was sent, the answer has not come
+        self._flights: dict[Token, Flight] = {}
+        self._fresh: dict[Token, None] = {}  # those of them that are not committed, in order of launch
+        self._ends: list[str] = []
+        self._ends_since = 0.0
+        self._back: list[Flight] = []  # out of line before they started
+        self._stale: list[tuple[ExecutionSystem, Handle]] = []  # must not run; killed until absence is proved
+
+    def queues(self) -> Sequence[str]:
+        """Return the one list that it takes from."""
+        return (self._queue,)
+
+    def wants(self, queue: str) -> bool:
+        """Take only when this starter leads the systems of its lane; a second one on the same host stands by."""
+        return self._bench.leads
+
+    def enter(self, member: Membership) -> None:
+        """Act under this name from now on. Launches of an old name are investigated by others: markers keep peace."""
+        self._member = member
+        self._begun = None
+        self._bench.enter()
+
+    def ring(self, queue: str) -> int:
+        """Begin and launch one batch."""
+        assert self._member is not None
+        # A begin whose reply was cut may have happened: the same turn is sent again and gets the same answer.
+        batch = self._begun or admission.take(self._member, self._queue, BATCH)
+        if not batch.entries:
+            return 0
+        self._begun = batch
+        granted = [Granted.read(entry) for entry in batch.entries]
+        went = launch.begin(self._member, batch, [self._intent(g) for g in granted], LEASE)
+        self._begun = None
+        self._launch([g for g, go in zip(granted, went, strict=True) if go and g is not None])
+        return len(batch.entries)
+
+    def _token(self, job_id: str, run: int) -> Token:
+        assert self._member is not None
+        return f"{self._member.identity}:{job_id}:{run}"
+
+    def _intent(self, granted: Granted | None) -> launch.Intent:
+        if granted is None:
+            return launch.Intent(job_id="", fence=0, run=0)
+        system = self._bench.systems.get(granted.system)
+        token = self._token(granted.job_id, granted.run)
+        handle = system.handle_for(token) if system is not None and system.launches_at_once else ""
+        return launch.Intent(job_id=granted.job_id, fence=granted.fence, run=granted.run, handle=handle)
+
+    def _launch(self, granted: Sequence[Granted]) -> None:
+        """Make each Job, group them by system, and use the plural verb."""
+        assert self._member is not None
+        identity, spool = self._member.identity, self._bench.spool
+        grouped: dict[str, list[tuple[Flight, Submission]]] = {}
+        for g in granted:
+            system = self._bench.systems.get(g.system)
+            flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, system=g.system)
+            if system is None:
+                known = ", ".join(self._bench.systems)
+                self._give_back([flight], f"this starter has no system {g.system!r} (it has: {known})")
+                continue
+            try:
+                spec = JobSpec.from_canonical(g.spec)
+                kind = class_for(spec.class_type, system.kind)
+                job = kind(spec, job_id=g.job_id, run=g.run, record=identity, system=system, spool=spool)
+                submission = job.prepare()
+            except (JobmillError, ValueError) as error:
+                self._failed(flight, str(error))
+                continue
+            flight.judge = json.dumps(terms) if (terms := judging_terms(spec)) else ""
+            flight.poll_in = STEPS if spec.steps else system.poll_interval
+            grouped.setdefault(g.system, []).append((flight, submission))
+        for name, prepared in grouped.items():
+            self._submit(self._bench.systems[name], prepared)
+
+    def _submit(self, system: ExecutionSystem, prepared: Sequence[tuple[Flight, Submission]]) -> None:
+        for flight, submission in prepared:
+            self._flights[submission.token] = flight
+            self._fresh[submission.token] = None
+        answers: Sequence[Handle | SubmitError]
+        try:
+            answers = system.submit([submission for _, submission in prepared])
+        except SystemUnavailable as error:
+            answers = [SubmitError(failure=SubmitFailure.TRANSIENT, message=str(error))] * len(prepared)
+        held: list[tuple[Flight, Handle]] = []
+        for (flight, submission), answer in zip(prepared, answers, strict=True):
+            if not isinstance(answer, SubmitError):
+                if not system.launches_at_once:  # committed below; its end is found by polls
+                    self._forget(submission.token)
+                    held.append((flight, answer))
+                continue
+            self._forget(submission.token)
+            if answer.failure is SubmitFailure.PERMANENT:
+                self._failed(flight, answer.message)
+            else:
+                self._give_back([flight], answer.message)
+        if held:
+            self._release(system, held)
+
+    def _release(self, system: ExecutionSystem, held: Sequence[tuple[Flight, Handle]]) -> None:
+        """Commit what was submitted held, then let it start; whoever is refused kills what it started (law 4)."""
+        words = launch.commit(self._record, [_commitment(f, "submitted", handle=h) for f, h in held])
+        system.release([h for (_, h), word in zip(held, words, strict=True) if word != "stale"])
+        self._kill(system, [h for (_, h), word in zip(held, words, strict=True) if word == "stale"])
+
+    def _kill(self, system: ExecutionSystem, handles: Sequence[Handle]) -> None:
+        if handles:
+            system.kill(handles, force=True)
+            self._stale += [(system, handle) for handle in handles]
+
+    def _give_back(self, flights: Sequence[Flight], why: str) -> None:
+        logger.warning("gives back: %s", why, extra={"jobs": len(flights)})
+        launch.abort(self._record, [f.launch for f in flights], delay=BACK_OFF, why=why)
+
+    def _failed(self, flight: Flight, message: str) -> None:
+        info = ExitInfo(
+            exit_status=ExitStatus.ABORTED_BEFORE_RUNNING,
+            reason="submit_failed",
+            message=message,
+            evidence=f"answer of system {flight.system}",
+        )
+        self._push(flight.end(info.to_json()))
+
+    def _push(self, end: str) -> None:
+        if not self._ends:
+            self._ends_since = time.monotonic()
+        self._ends.append(end)
+
+    def _forget(self, token: Token) -> Flight | None:
+        self._fresh.pop(token, None)
+        return self._flights.pop(token, None)
+
+    def filenos(self) -> Sequence[int]:
+        """Return the descriptors of systems that push."""
+        return self._bench.filenos()
+
+    def readable(self) -> None:
+        """Gather what the systems push."""
+        now = time.monotonic()
+        for system in self._bench.systems.values():
+            for notice in system.ends():
+                if isinstance(notice, Start):
+                    started = self._flights.get(notice.token)
+                    if started is not None and not started.started:
+                        started.started, started.native = now, notice.native_id
+                elif isinstance(notice, End) and (flight := self._forget(notice.token)) is not None:
+                    if '"reason":"withdrawn"' in notice.exit:
+                        self._back.append(flight)
+                    else:
+                        self._push(flight.end(notice.exit))
+
+    def flush(self, now: float) -> float | None:
+        """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""
+        waits: list[float] = []
+        for some in batches(self._back):
+            launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
+        self._back = []
+        if self._ends:
+            gathered = now - self._ends_since
+            if gathered >= LINGER or len(self._ends) <= 2 or len(self._ends) >= BATCH:
+                for lines in batches(self._ends):
+                    ending.push(self._record, self.lane, lines)
+                self._ends = []
+            else:
+                waits.append(LINGER - gathered)
+        ripe: list[Token] = []
+        for token in self._fresh:
+            flight = self._flights[token]
+            if not flight.started:
+                break  # in order of launch: those behind it have not started either
+            if now - flight.started < SETTLE:
+                waits.append(SETTLE - (now - flight.started))
+                break
+            ripe.append(token)
+        for tokens in batches(ripe):
+            self._commit(tokens)
+        return min(waits, default=None)
+
+    def _commit(self, tokens: Sequence[Token]) -> None:
+        flights = [self._flights[token] for token in tokens]
+        words = launch.commit(self._record, [_commitment(f, "running") for f in flights])
+        for token, flight, word in zip(tokens, flights, words, strict=True):
+            self._fresh.pop(token, None)
+            if word == "stale":  # it is no longer ours to run
+                system = self._bench.systems[flight.system]
+                self._kill(system, [system.handle_for(token)])
+
+    def starting(self) -> Sequence[str]:
+        """Return what is launched and not committed: its leases are renewed."""
+        return [self._flights[token].job_id for token in self._fresh]
+
+    def wished(self, wishes: Mapping[str, str]) -> None:
+        """Take launches that still wait for a slot out of line; what runs is killed by the fetcher."""
+        tokens: dict[str, list[Token]] = {}
+        for token in self._fresh:
+            flight = self._flights[token]
+            if flight.job_id in wishes and not flight.started:
+                tokens.setdefault(flight.system, []).append(token)
+        for name, some in tokens.items():
+            self._bench.systems[name].withdraw(some)
+
+    def tick(self, now: float) -> None:
+        """Lead when nobody else does, follow the live limits, kill again what must not run."""
+        self._bench.tick(capacity.limits(self._record))
+        self.readable()  # a system may have to do something in time, with nothing to read
+        self._stale = [(s, h) for s, h in self._stale if not s.kill([h], force=True).get(h, False)]
+
+    def close(self) -> None:
+        """Give back what waits for a slot; jobs that run go on, and the fetchers find their ends."""
+        waiting = [token for token in self._fresh if not self._flights[token].started]
+        for system in self._bench.systems.values():
+            system.withdraw(waiting)
+        deadline = time.monotonic() + PARTING
+        while waiting and time.monotonic() < deadline:
+            self.readable()
+            waiting = [t for t in waiting if t in self._flights and not self._flights[t].started]
+            time.sleep(0.005)
+        self._bench.close()
+
+
+def _commitment(flight: Flight, state: str, handle: Handle = "") -> launch.Commitment:
+    return launch.Commitment(
+        job_id=flight.job_id,
+        run=flight.run,
+        fence=flight.fence,
+        state=state,
+        handle=handle,
+        native=flight.native,
+        poll_in=flight.poll_in,
+    )

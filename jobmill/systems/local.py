@@ -1,0 +1,453 @@
+"""The `local` system: jobs on this machine, started and waited for by a guard and its runner.
+
+The run folders say everything: status, exit_info, settle, kill and logs work from any process on this host. Only the
+process that submits talks to the guard.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jobmill.errors import ConfigError, SystemUnavailable, nearest
+from jobmill.systems import process_tree, run_folder, slot_table
+from jobmill.systems.guard_channel import ROOT, GuardChannel
+from jobmill.systems.step_progress import progress
+from jobmill.systems.system import (
+    Check,
+    End,
+    ExecutionSystem,
+    ExitInfo,
+    Handle,
+    Launch,
+    NativeState,
+    Observation,
+    Settled,
+    Start,
+    Submission,
+    SubmitError,
+    SubmitFailure,
+    Token,
+)
+
+OPTIONS = ("slots", "kill_grace", "path", "shell", "env")
+STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+TOKEN = re.compile(r"[^\s:/]{1,40}:[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[0-9]{1,6}")
+KILLED_UNSTARTED = "it was killed before it started"
+FREE_LEAST = 64  # MiB on the spool's disk below which `check` warns
+
+
+class LocalSystem(ExecutionSystem):
+    """This machine. A handle is ``<boot id>/<token>``."""
+
+    kind: ClassVar[str] = "local"
+    capacity_set: ClassVar[str | None] = "LocalJobs"
+    launches_at_once: ClassVar[bool] = True
+    one_host: ClassVar[bool] = True
+    poll_interval: ClassVar[float] = 10.0
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        spool: Path,
+        slots: int,
+        kill_grace: float = 5.0,  # seconds between TERM and KILL at the walltime
+        path: str | None = None,  # PATH of the jobs
+        shell: str = "/bin/sh",  # SHELL of the jobs
+        env: Mapping[str, str] | None = None,  # on top of the clean environment
+    ) -> None:
+        self.name = name
+        self.spool = Path(spool).absolute()
+        self.slots = slots
+        self.kill_grace = kill_grace
+        self.env = clean_environment(path=path, shell=shell) | dict(env or {})
+        self._folder = os.fsencode(self.spool)
+        self._channel: GuardChannel | None = None
+        self._leader: int | None = None
+
+    @classmethod
+    def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> LocalSystem:
+        """Make the system from its mapping; raise ConfigError for an unknown option or a value that cannot be."""
+        where = f"systems.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ConfigError(f"{where}: a system's name is letters, digits, `.`, `_` and `-`, at most 64")
+        for key in options:
+            if key not in OPTIONS:
+                raise ConfigError(
+                    f"{where}: unknown option {key!r}{nearest(key, OPTIONS)}; a local system knows {', '.join(OPTIONS)}"
+                )
+        slots = options.get("slots")
+        if slots is None:
+            slots = os.cpu_count() or 1
+        if not isinstance(slots, int) or isinstance(slots, bool) or slots < 0:
+            raise ConfigError(f"{where}.slots: {slots!r} is not a number of slots; write a whole number from 0")
+        grace = options.get("kill_grace", 5)
+        if not isinstance(grace, int | float) or isinstance(grace, bool) or not 0 <= grace < 86400:
+            raise ConfigError(f"{where}.kill_grace: {grace!r} is not a number of seconds from 0 to 86400")
+        for key in ("path", "shell"):
+            if options.get(key) is not None and not isinstance(options[key], str):
+                raise ConfigError(f"{where}.{key}: {options[key]!r} is not a text")
+        env = options.get("env") or {}
+        if not isinstance(env, Mapping) or not all(isinstance(k, str) and k and "=" not in k for k in env):
+            raise ConfigError(f"{where}.env: write a mapping of names to texts")
+        return cls(
+            name=name,
+            spool=spool,
+            slots=slots,
+            kill_grace=float(grace),
+            path=options.get("path"),
+            shell=options.get("shell") or "/bin/sh",
+            env={k: str(v) for k, v in env.items()},
+        )
+
+    # Launching: for the one process that leads the lane.
+
+    @classmethod
+    def limits(cls, slots: int | None, limit: int | None, options: Mapping[str, Any]) -> Mapping[str, int | None]:
+        """In line: what runs, and what may be granted ahead of it; CPUs are slots, memory (MiB) is this machine's."""
+        count = slots if slots is not None else os.cpu_count() or 1
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+        queue = limit if limit is not None else count + 64
+        return {"queue": queue, "slots": count, "cpus": count, "memory": memory, "gpus": 0}
+
+    def lead(self) -> bool:
+        """Try to become the only starter of this system on this host; the kernel takes it back when we die."""
+        if self._leader is None:
+            self.spool.mkdir(parents=True, exist_ok=True)
+            fd = os.open(self.spool / f"{self.name}.leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(fd)
+                return False
+            self._leader = fd
+        return True
+
+    def handle_for(self, token: Token) -> Handle:
+        """Return ``<boot id>/<token>``: after a reboot an absent marker proves nothing, so the boot is part of it."""
+        return f"{run_folder.BOOT}/{token}"
+
+    def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
+        """Hand launches to the runner, which starts each as soon as its slots are free; never blocks."""
+        answers: list[Handle | SubmitError] = []
+        channel = self._open()
+        for it in submissions:
+            wrong = _refusal(it)
+            if wrong is not None:
+                answers.append(SubmitError(failure=SubmitFailure.PERMANENT, message=wrong))
+                continue
+            channel.launch(it)
+            answers.append(self.handle_for(it.token))
+        channel.flush()
+        return answers
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that is readable when `ends` has something to do; it stays the same once there is one."""
+        return self._open().fileno()
+
+    def ends(self) -> Sequence[Start | End]:
+        """Return starts and ends since the last call; also moves what `submit` could not write yet."""
+        return () if self._channel is None else self._channel.receive()
+
+    def withdraw(self, tokens: Sequence[Token]) -> None:
+        """Take launches out of line; each is told as an End with reason ``withdrawn``, and may be submitted again."""
+        if self._channel is not None:
+            self._channel.withdraw(tokens)
+
+    def forget(self, handles: Sequence[Handle]) -> None:
+        """Expect no end of these any more; what is in their folders stays."""
+        if self._channel is not None:
+            self._channel.forget([handle.partition("/")[2] for handle in handles])
+
+    def set_slots(self, slots: int) -> None:
+        """Set how many slots may be taken from now on; nothing that runs is touched."""
+        self.slots = slots
+        if self._channel is not None:
+            self._channel.set_slots(slots)
+
+    def close(self) -> None:
+        """Leave: what waits in line is dropped (nothing of it was marked), what runs goes on and is recorded."""
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+        if self._leader is not None:
+            os.close(self._leader)
+            self._leader = None
+
+    def _open(self) -> GuardChannel:
+        if self._channel is None:
+            try:
+                (self.spool / "guards" / self.name).mkdir(parents=True, exist_ok=True)
+                (self.spool / "jobs").mkdir(exist_ok=True)
+            except OSError as error:
+                raise SystemUnavailable(f"{self.name}: cannot use the spool {self.spool}: {error.strerror}") from error
+            self._channel = GuardChannel(
+                spool=self.spool, system=self.name, grace=self.kill_grace, slots=self.slots, env=self.env
+            )
+        return self._channel
+
+    # Looking: from any process on this host, by the files alone.
+
+    def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        """Tell from marker, pid, start time and boot id how each launch is."""
+        return {handle: self._observe(handle) for handle in handles}
+
+    def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        """Return the records of the launches that ended; a lost one has none."""
+        found: dict[Handle, ExitInfo] = {}
+        for handle in handles:
+            try:
+                _, token, folder = self._parts(handle)
+                run = _own(run_folder.read(folder), token)
+            except (OSError, ValueError):
+                continue
+            text = None if run is None else run.end
+            if run is not None and text is None and run.left is not None and not self._guarded(run):
+                text = run.left  # leader's end is known, and nobody is there to add to it
+            if text is not None:
+                found[handle] = ExitInfo.from_json(text)
+        return found
+
+    def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
+        """Adopt what has started; take the marker of what has not, so that it never starts."""
+        return {launch.token: self._settle(launch) for launch in launches}
+
+    def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
+        """Signal every process of each launch, wherever it fled; what has not started is kept from starting."""
+        patience = (1.0 if force else 0.05) if len(handles) == 1 else 0.0  # seconds; many share one pause below
+        gone = {handle: self._kill(handle, force, patience) for handle in handles}
+        left = [handle for handle in handles if not gone[handle]]
+        if left and len(handles) > 1:
+            time.sleep(0.05)
+            gone.update((handle, self._kill(handle, force, 0.0)) for handle in left)
+        return gone
+
+    def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Return a part of a file in the run folder, b"" when it is not there (yet)."""
+        if "/" in stream or "\0" in stream or stream in ("", ".", ".."):
+            raise ValueError(f"{stream!r} is not the name of a file in the run folder")
+        _, _, folder = self._parts(handle)
+        try:
+            fd = os.open(folder + b"/" + os.fsencode(stream), os.O_RDONLY | os.O_NONBLOCK)
+        except (FileNotFoundError, NotADirectoryError):
+            return b""
+        try:
+            return os.pread(fd, limit, offset)
+        finally:
+            os.close(fd)
+
+    def check(self) -> Sequence[Check]:
+        """Look at spool, disk, shell, subreaper and slots."""
+        checks = []
+        probe = self.spool / f".check.{os.getpid()}"
+        try:
+            self.spool.mkdir(parents=True, exist_ok=True)
+            probe.write_text("x")
+            probe.unlink()
+            checks.append(Check(name="spool", ok=True, detail=f"{self.spool} is writable"))
+            free = shutil.disk_usage(self.spool).free >> 20
+            fix = "" if free >= FREE_LEAST else f"free at least {FREE_LEAST} MiB there, or set `spool` elsewhere"
+            checks.append(Check(name="disk", ok=not fix, detail=f"{free} MiB free on the spool's disk", fix=fix))
+        except OSError as error:
+            detail = f"{self.spool}: {error.strerror}"
+            checks.append(Check(name="spool", ok=False, detail=detail, fix="make it writable for this user"))
+        shell = os.access("/bin/sh", os.X_OK)
+        checks.append(Check(name="shell", ok=shell, detail="/bin/sh", fix="" if shell else "install a POSIX shell"))
+        checks.append(_check_guard())
+        cores = len(os.sched_getaffinity(0))
+        fits = self.slots <= cores
+        fix = "" if fits else f"set slots to {cores} unless the jobs mostly wait"
+        checks.append(Check(name="slots", ok=True, detail=f"{self.slots} slots on {cores} cores", fix=fix))
+        return checks
+
+    def _parts(self, handle: Handle) -> tuple[str, Token, bytes]:
+        """Return boot id, token and run folder of a handle; raise ValueError when it is none of ours."""
+        boot, _, token = handle.partition("/")
+        if not TOKEN.fullmatch(token):
+            raise ValueError(f"{handle!r} is not a handle of a local system")
+        return boot, token, run_folder.folder_of(self._folder, token)
+
+    def _guarded(self, run: run_folder.Run) -> bool:
+        """Tell whether the guard or runner that took this marker may still write to it."""
+        return run.boot == run_folder.BOOT and slot_table.locked(self._folder, run.guard)
+
+    def _observe(self, handle: Handle) -> Observation:
+        try:
+            boot, token, folder = self._parts(handle)
+            run = _own(run_folder.read(folder), token)
+        except (OSError, ValueError) as error:
+            return Observation(state=NativeState.UNKNOWN, reason=str(error))
+        if run is None:
+            if self._channel is not None and token in self._channel.waiting:
+                return Observation(state=NativeState.SUBMITTED, reason=f"waits for one of {self.slots} slots")
+            reason = "rebooted since" if boot != run_folder.BOOT else "no marker"
+            return Observation(state=NativeState.ABSENT, reason=reason)
+        if run.end is not None:
+            return Observation(state=NativeState.ENDED, host=run.host)
+        guarded = self._guarded(run)
+        if run.boot != run_folder.BOOT:
+            return Observation(state=NativeState.ABSENT, reason="rebooted since", host=run.host)
+        if run.namespace != run_folder.NAMESPACE:
+            if guarded:
+                return Observation(state=NativeState.RUNNING, host=run.host, alive=True, reason="in another container")
+            return Observation(state=NativeState.ABSENT, host=run.host, reason="its container's guard is gone")
+        if run.pid is not None and process_tree.alive(run.pid, run.start):
+            steps = progress(os.fsdecode(folder))
+            return Observation(
+                state=NativeState.RUNNING, native_state="running", host=run.host, alive=True, progress=steps
+            )
+        if guarded:  # about to be spawned, or about to be recorded
+            state = NativeState.SUBMITTED if run.pid is None else NativeState.RUNNING
+            return Observation(state=state, host=run.host, alive=run.pid is not None)
+        again = run_folder.read(folder)  # its last words may have come between the two looks
+        if again is not None and again.end is not None:
+            return Observation(state=NativeState.ENDED, host=run.host)
+        if process_tree.members(token, folder, run.pid, run.start, run.ended):
+            return Observation(state=NativeState.RUNNING, host=run.host, alive=True, reason="its first process is gone")
+        if run.left is not None:
+            return Observation(state=NativeState.ENDED, host=run.host)
+        return Observation(state=NativeState.ABSENT, host=run.host, reason="process gone, no end recorded")
+
+    def _settle(self, launch: Launch) -> Handle | Settled:
+        handle = launch.handle or self.handle_for(launch.token)
+        try:
+            boot, token, folder = self._parts(handle)
+            found = run_folder.read(folder)
+            if found is not None and found.token is not None and _record(found.token) != _record(token):
+                run_folder.move_aside(self._folder, token, found.token)
+                found = None
+            if found is None:
+                if boot != run_folder.BOOT:
+                    return Settled.LOST
+                try:
+                    run_folder.seal(folder, token, "-", "not_started", "its starter died before it started")
+                    return Settled.NOT_STARTED
+                except FileExistsError:
+                    found = run_folder.read(folder)
+            if found is None:
+                return Settled.UNKNOWN
+            return self._settle_marked(handle, token, folder, found)
+        except (OSError, ValueError):
+            return Settled.UNKNOWN
+
+    def _settle_marked(self, handle: Handle, token: Token, folder: bytes, run: run_folder.Run) -> Handle | Settled:
+        if run.sealed:
+            return Settled.NOT_STARTED
+        if run.end is not None or run.pid is not None:
+            return handle
+        if run.token is None:  # whoever took it died, or is, at its first line: before any spawn
+            if self._any_guard():
+                return Settled.UNKNOWN
+        elif run.boot != run_folder.BOOT:
+            return Settled.LOST
+        elif self._guarded(run):
+            return Settled.UNKNOWN
+        elif process_tree.members(token, folder):
+            return handle
+        elif run_folder.was_entered(folder):
+            return Settled.LOST  # its child came as far as opening its output; what it did after that nobody saw
+        again = run_folder.read(folder)
+        if again is not None and (again.end is not None or again.pid is not None):
+            return self._settle_marked(handle, token, folder, again)
+        line = b"" if run.token else run_folder.header(token, "-")
+        record = run_folder.never_started("not_started", "runner and guard were killed before it started")
+        run_folder.append(folder, line + run_folder.end_line("sealed", record))
+        return Settled.NOT_STARTED
+
+    def _any_guard(self) -> bool:
+        """Tell whether any guard of this system lives on this host."""
+        folder = self.spool / "guards" / self.name
+        names = [path.name for path in folder.glob("*.table")] if folder.is_dir() else []
+        return any(slot_table.locked(self._folder, f"{self.name}/{name}") for name in names)
+
+    def _kill(self, handle: Handle, force: bool, patience: float) -> bool:
+        try:
+            boot, token, folder = self._parts(handle)
+            run = _own(run_folder.read(folder), token)
+            if self._channel is not None and token in self._channel.waiting:
+                self._channel.withdraw([token])
+            if run is None:
+                if boot == run_folder.BOOT:
+                    found = run_folder.read(folder)
+                    if found is not None and found.token is not None:
+                        run_folder.move_aside(self._folder, token, found.token)
+                    run_folder.seal(folder, token, "-", "not_started", KILLED_UNSTARTED)
+                return True
+            if run.sealed or run.boot != run_folder.BOOT:
+                return True
+            if run.namespace != run_folder.NAMESPACE:
+                return run.end is not None or not self._guarded(run)
+            gone = process_tree.kill(token, folder, run.pid, run.start, run.ended, force, patience)
+            return gone and (run.pid is not None or run.end is not None or not self._guarded(run))
+        except (OSError, ValueError):
+            return False
+
+
+def clean_environment(*, path: str | None, shell: str) -> dict[str, str]:
+    """Return what every job sees whatever the starter's environment holds.
+
+    PATH is the option's, else the absolute folders of our own in their order, completed by the standard ones. LANG,
+    TZ and TMPDIR are ours where set (C.UTF-8, none, /tmp); HOME, USER and LOGNAME come from the user database.
+    """
+    try:
+        user = pwd.getpwuid(os.getuid())
+        name, home = user.pw_name, user.pw_dir
+    except KeyError:  # a container with a numeric user
+        name, home = str(os.getuid()), os.environ.get("HOME", "/")
+    if path is None:
+        own = [folder for folder in os.environ.get("PATH", "").split(":") if folder.startswith("/")]
+        path = ":".join(dict.fromkeys((*own, *STANDARD_PATH)))
+    env = {"HOME": home, "USER": name, "LOGNAME": name, "SHELL": shell, "PATH": path}
+    env["LANG"] = os.environ.get("LANG") or "C.UTF-8"
+    env["TMPDIR"] = os.environ.get("TMPDIR") or "/tmp"
+    if os.environ.get("TZ"):
+        env["TZ"] = os.environ["TZ"]
+    return env
+
+
+def _refusal(it: Submission) -> str | None:
+    """Return why a submission can never be launched here, or None."""
+    if not TOKEN.fullmatch(it.token):
+        return f"token {it.token!r} is not <record>:<job id>:<run>"
+    if not it.argv:
+        return f"job {it.job_id}: the command is empty; name a program"
+    for name in it.files:
+        if "/" in name or "\0" in name or name in run_folder.RESERVED:
+            return f"job {it.job_id}: {name!r} cannot be the name of a file in the run folder"
+    return None
+
+
+def _own(run: run_folder.Run | None, token: Token) -> run_folder.Run | None:
+    """Return the run unless its folder belongs to another record; a marker without its first line counts as ours."""
+    return None if run is not None and run.token is not None and _record(run.token) != _record(token) else run
+
+
+def _record(token: Token) -> str:
+    return str(run_folder.split(token)[0])
+
+
+def _check_guard() -> Check:
+    """Find out, in a child, whether this Python and kernel let a guard inherit the jobs of a dead runner."""
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from jobmill.systems import child_wait as c;"
+        " sys.exit(0 if c.prctl(c.PR_SET_CHILD_SUBREAPER, 1) else 'the kernel refuses PR_SET_CHILD_SUBREAPER')"
+    )
+    argv = [sys.executable, "-S", "-E", "-c", code, ROOT]
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Check(name="guard", ok=False, detail=str(error), fix="use a Python that can start itself")
+    if done.returncode:
+        detail = done.stderr.strip().rpartition("\n")[2]
+        return Check(name="guard", ok=False, detail=detail, fix="use Linux 3.4 or later and a Python that has ctypes")
+    return Check(name="guard", ok=True, detail=f"{sys.executable} can guard jobs (child subreaper)")

@@ -1,0 +1,198 @@
+"""The run folder ``<spool>/jobs/<id>/run.<n>`` and its `run` file: marker, pid and end of one launch.
+
+Standard library only, Python 3.6 and later. The file is read with `cat`; its lines, in this order:
+
+    jobmill 1 <token> host=<name> boot=<id> ns=<pid namespace> guard=<table> time=<Unix time>
+    pid <pid> <start time, clock ticks after boot>
+    left <ticks> <exit record, JSON>              only where the leader left before the rest of a killed tree
+    exit|sealed <ticks> <exit record, JSON> end   sealed: it never started and never will
+
+Creating the file exclusively *is* the right to start the launch, so a launch happens once. It is whole when its last
+line ends in ``end``. The first end counts. It is not fsynced: a killed process loses nothing.
+"""
+
+import json
+import os
+import time
+
+from jobmill.systems import process_tree
+
+RESERVED = frozenset(("run", "stdout", "stderr", "error", "return.json", "spawned", ".", ".."))
+HOST = os.uname()[1]
+BOOT = process_tree.boot_id()
+NAMESPACE = process_tree.pid_namespace()
+
+
+class Run:
+    """What a `run` file says; every field that it does not say is None."""
+
+    def __init__(self, text: bytes) -> None:
+        """Read the file's bytes; a torn last line is left out."""
+        self.token: "str | None" = None
+        self.host: "str | None" = None
+        self.boot: "str | None" = None
+        self.namespace: "int | None" = None
+        self.guard: "str | None" = None  # the slot table of whoever took the marker
+        self.pid: "int | None" = None
+        self.start: "int | None" = None  # clock ticks after boot
+        self.left: "str | None" = None  # exit record of a leader whose tree was still being killed
+        self.end: "str | None" = None  # exit record, JSON text
+        self.ended: "int | None" = None  # clock ticks after boot when the end was written
+        self.sealed = False  # the launch never started and never will
+        for line in text.split(b"\n")[:-1]:
+            self._take(line.decode("utf-8", "surrogateescape"))
+
+    def _take(self, line: str) -> None:
+        word, _, rest = line.partition(" ")
+        if word == "jobmill" and self.token is None:
+            fields = rest.split(" ")
+            self.token = fields[1]
+            values = dict(field.partition("=")[::2] for field in fields[2:])
+            self.host, self.boot, self.guard = values.get("host"), values.get("boot"), values.get("guard")
+            self.namespace = int(values.get("ns", 0))
+        elif word == "pid" and self.pid is None:
+            pid, start = rest.split(" ")
+            self.pid, self.start = int(pid), int(start)
+        elif word == "left":
+            ticks, _, self.left = rest.partition(" ")
+            self.ended = int(ticks)
+        elif word in ("exit", "sealed") and self.end is None and rest.endswith(" end"):
+            ticks, _, end = rest[:-4].partition(" ")
+            self.ended, self.end, self.sealed = int(ticks), end, word == "sealed"
+
+
+def split(token: str) -> "tuple[str, str, int]":
+    """Return (record, job id, run) of a token ``<record>:<job id>:<run>``; raise ValueError for anything else."""
+    record, job, run = token.rsplit(":", 2)
+    if not record or not job or "/" in job or job in (".", "..") or any(c.isspace() for c in token):
+        raise ValueError("%r is not a token <record>:<job id>:<run>" % token)
+    return record, job, int(run)
+
+
+def folder_of(spool: bytes, token: str) -> bytes:
+    """Return the run folder of a token; raise ValueError for anything else."""
+    _, job, run = split(token)
+    return b"%s/jobs/%s/run.%d" % (spool, encode(job), run)
+
+
+def encode(text: str) -> bytes:
+    """Return text as bytes, undecodable bytes restored; never by the locale, which may be C."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def header(token: str, guard: str) -> bytes:
+    """Return the first line of a `run` file."""
+    values = (token, HOST, BOOT, NAMESPACE, guard, time.time())
+    return encode("jobmill 1 %s host=%s boot=%s ns=%d guard=%s time=%.3f\n" % values)
+
+
+def read(folder: bytes) -> "Run | None":
+    """Return the `Run` of a folder, None when there is no `run` file; raise OSError when it cannot be read."""
+    path = os.path.join(folder, b"run")
+    try:
+        fd = os.open(path, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    try:
+        parts: "list[bytes]" = []
+        while True:
+            part = os.read(fd, 65536)
+            if not part:
+                return Run(b"".join(parts))
+            parts.append(part)
+    finally:
+        os.close(fd)
+
+
+def make(folder: bytes) -> None:
+    """Make a run folder and its parents."""
+    try:
+        os.mkdir(os.path.dirname(folder))
+    except FileExistsError:  # a later run, or somebody wrote there before
+        pass
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+    try:
+        os.mkdir(folder)
+    except FileExistsError:
+        pass
+
+
+def take(folder: bytes) -> int:
+    """Create the marker exclusively and return its descriptor for appending; FileExistsError: somebody was first."""
+    path = os.path.join(folder, b"run")
+    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+
+
+def reopen(folder: bytes) -> int:
+    """Return a descriptor that appends to an existing `run` file."""
+    path = os.path.join(folder, b"run")
+    return os.open(path, os.O_WRONLY | os.O_APPEND)
+
+
+def write(fd: int, data: bytes) -> None:
+    """Append bytes whole; raise OSError when the disk is full."""
+    while data:
+        data = data[os.write(fd, data) :]
+
+
+def append(folder: bytes, data: bytes) -> None:
+    """Append bytes to an existing `run` file."""
+    fd = reopen(folder)
+    try:
+        write(fd, data)
+    finally:
+        os.close(fd)
+
+
+def end_line(word: str, record: str) -> bytes:
+    """Return the line that ends a `run` file (``exit``, ``sealed``), or the one that comes before it (``left``)."""
+    return encode("%s %d %s%s\n" % (word, process_tree.ticks_now(), record, "" if word == "left" else " end"))
+
+
+def pid_line(pid: int, start: int) -> bytes:
+    """Return the line that tells who runs."""
+    return b"pid %d %d\n" % (pid, start)
+
+
+def seal(folder: bytes, token: str, guard: str, reason: str, message: str) -> str:
+    """Take the marker for good, so that the launch can never start; FileExistsError: somebody was first."""
+    make(folder)
+    fd = take(folder)
+    try:
+        record = never_started(reason, message)
+        write(fd, header(token, guard) + end_line("sealed", record))
+        return record
+    finally:
+        os.close(fd)
+
+
+def never_started(reason: str, message: str, exit_value: "int | None" = None) -> str:
+    """Return the exit record of a launch that did not come to run."""
+    record: "dict[str, object]" = {"exit_status": "aborted_before_running"}
+    if exit_value is not None:
+        record["exit_value"] = exit_value
+    record.update(reason=reason, host=HOST, evidence="exit record", message=message, ended=round(time.time(), 3))
+    return json.dumps(record, separators=(",", ":"))
+
+
+def was_entered(folder: bytes) -> bool:
+    """Tell whether a spawned child got as far as opening its output: one of these is made by the child alone."""
+    for name in (b"stdout", b"stderr", b"spawned"):
+        path = os.path.join(folder, name)
+        if os.path.lexists(path) and not os.path.islink(path):
+            return True
+    return False
+
+
+def move_aside(spool: bytes, token: str, found: str) -> bytes:
+    """Move a job's whole folder, which belongs to another record (``found``: its run file's token), out of the way."""
+    _, job, _ = split(token)
+    old = split(found)[0].replace("/", "_")
+    here = b"%s/jobs/%s" % (spool, encode(job))
+    for number in range(1, 10000):
+        there = b"%s.%s.%d" % (here, encode(old), number)
+        if not os.path.lexists(there):
+            os.rename(here, there)  # a rename onto a folder that appeared just now fails: it is not empty
+            return there
+    raise OSError("too many folders beside %r; remove old ones" % here)

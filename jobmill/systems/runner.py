@@ -1,0 +1,389 @@
+"""The runner: takes each launch's marker, spawns it when a slot is free, waits for it and writes its record.
+
+Standard library only, Python 3.6 and later; one thread. Commands come on stdin, events go to stdout, a line each:
+
+    sync <epoch>                          what came before was for an earlier runner: forget it
+    env <JSON object>                     the constant part of every job's environment
+    slots <n>                             how many slots may be taken (live)
+    launch <token> <cpus> <JSON array>    [argv, workdir, env, stdin, stdout, stderr, files, walltime]
+    withdraw <JSON array of tokens>       take them out of line
+
+    ready <epoch> <pid>      start <token> <pid>      end <token> <exit record>      void <token> <exit record>
+    out <token>              bad <message>            (and from the guard) restarted <epoch>
+
+End of input: the line of waiting launches is dropped (nothing of them was marked), what runs is waited for.
+"""
+
+import collections
+import errno
+import fcntl
+import json
+import os
+import select
+import signal
+import sys
+import time
+
+from jobmill.systems import child_wait, process_tree, run_folder, slot_table, spawn, watch
+
+TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` costs a start several milliseconds
+if TYPE_CHECKING:
+    from typing import Any
+
+    Launch = list[Any]
+
+FOREIGN_EVERY = 0.25  # seconds between looks at the slots that earlier guards' launches still hold
+AT_ONCE = 32  # launches before the next look at ends and commands
+PIPE_BUF = 4096
+
+
+class Runner:
+    """One runner process."""
+
+    def __init__(self, spool: bytes, table: bytes, table_fd: int, epoch: int, grace: float) -> None:
+        self.spool = spool  # bytes, absolute
+        self.table = table  # the slot table's name
+        self.table_fd = table_fd
+        self.epoch = epoch
+        self.watch = watch.Watch(grace, self.emit, (os.getppid(),))
+        self.slots = 0
+        self.used = 0  # slots that our launches take
+        self.foreign = 0  # slots that launches of other guards take
+        self.foreign_due: "float | None" = (
+            0.0  # time.monotonic() of the next look at them; None: there are none and none can come
+        )
+        self.free: "list[int]" = []  # numbers of free lines in the slot table
+        self.lines = 0  # lines of the slot table in use so far
+        self.backlog: "collections.deque[bytes]" = collections.deque()
+        self.base: "dict[bytes, bytes]" = {}
+        self.out: "collections.deque[bytes]" = collections.deque()  # event lines that wait for the pipe
+        self.deaf = False  # nobody reads our events any more
+        self.synced = False
+        self.eof = False
+        self.rest = b""  # an unfinished command line
+        self.jobs = os.path.join(spool, b"jobs")
+
+    def serve(self) -> None:
+        """Serve until the input has ended and everything that was started has too."""
+        wake_reader, wake_writer = os.pipe()
+        for fd in (0, 1, wake_reader, wake_writer):
+            os.set_blocking(fd, False)
+        signal.set_wakeup_fd(wake_writer)
+        signal.signal(signal.SIGCHLD, _nothing)
+        signal.signal(signal.SIGTERM, self._drain)
+        signal.pthread_sigmask(signal.SIG_SETMASK, [])
+        poll = select.poll()
+        poll.register(wake_reader, select.POLLIN)
+        poll.register(0, select.POLLIN)
+        listening, asking = True, False
+        self.emit(b"ready %d %d\n" % (self.epoch, os.getpid()))
+        while True:
+            for it in self.watch.reap() + self.watch.steps():
+                self.used -= it.cpus
+                self.free.append(it.slot)
+            self._look_at_others()
+            more = self._fill()
+            self._flush()
+            if self.eof:
+                if listening:
+                    poll.unregister(0)
+                    listening = False
+                if not self.watch.running and not self.watch.lingering and (self.deaf or not self.out):
+                    return
+            if asking != bool(self.out):
+                asking = bool(self.out)
+                poll.register(1, select.POLLOUT) if asking else poll.unregister(1)
+            for fd, _event in poll.poll(0 if more else self._timeout()):
+                if fd == wake_reader:
+                    _read(wake_reader)
+                elif fd == 0:
+                    self._listen()
+
+    def emit(self, line: bytes) -> None:
+        """Put one event line (at most PIPE_BUF bytes) in line for the pipe."""
+        if not self.deaf:
+            self.out.append(line)
+
+    def _drain(self, _number: int, _frame: object) -> None:
+        """Our guard died or somebody wants us gone: start nothing more."""
+        self.eof = True
+        self.backlog.clear()
+
+    def _timeout(self) -> "int | None":
+        """Return the milliseconds until something is due by the clock, or None."""
+        due = self.watch.timeout()
+        if self.backlog and self.foreign_due is not None:
+            look = max(0.0, self.foreign_due - time.monotonic())
+            due = look if due is None else min(due, look)
+        return None if due is None else int(due * 1000) + 1
+
+    def _flush(self) -> None:
+        """Write waiting events, many in one write, every line whole."""
+        while self.out:
+            batch, size = [], 0
+            for line in self.out:
+                if size + len(line) > PIPE_BUF:
+                    break
+                batch.append(line)
+                size += len(line)
+            try:
+                os.write(1, b"".join(batch))
+            except BlockingIOError:
+                return
+            except OSError:  # the starter is gone; the records are in the folders
+                self.deaf = True
+                self.out.clear()
+                return
+            for _ in batch:
+                self.out.popleft()
+
+    def _listen(self) -> None:
+        """Read commands."""
+        data = _read(0)
+        if data is None:
+            return
+        if data == b"":
+            self.eof = True
+            self.backlog.clear()
+            return
+        if self.eof:
+            return
+        lines = (self.rest + data).split(b"\n")
+        self.rest = lines.pop()
+        for line in lines:
+            word, _, rest = line.partition(b" ")
+            if not self.synced:  # the tail of what was meant for a runner that is dead
+                self.synced = word == b"sync" and rest == b"%d" % self.epoch
+            elif word == b"launch":
+                self.backlog.append(rest)
+            elif word:
+                try:
+                    self._obey(word, rest)
+                except (ValueError, TypeError, AttributeError) as error:
+                    self.emit(b"bad %s\n" % run_folder.encode("%r: %s" % (line[:80], error)).replace(b"\n", b" ")[:500])
+
+    def _obey(self, word: bytes, rest: bytes) -> None:
+        """Carry out one command other than a launch."""
+        if word == b"slots":
+            self.slots = int(rest)
+        elif word == b"env":
+            values = json.loads(rest.decode("utf-8"))
+            self.base = {run_folder.encode(k): run_folder.encode(v) for k, v in values.items()}
+        elif word == b"withdraw":
+            gone = {run_folder.encode(token) for token in json.loads(rest.decode("utf-8"))}
+            kept: "collections.deque[bytes]" = collections.deque()
+            for line in self.backlog:
+                token = line.partition(b" ")[0]
+                if token in gone:
+                    self.emit(b"out %s\n" % token)
+                else:
+                    kept.append(line)
+            self.backlog = kept
+        elif word != b"sync":
+            raise ValueError("no such command")
+
+    def _look_at_others(self) -> None:
+        """Count the slots that launches of other guards hold, as long as there are any."""
+        if self.foreign_due is None or not self.backlog or time.monotonic() < self.foreign_due:
+            return
+        try:
+            self.foreign, tables = slot_table.occupied(self.spool, self.table)
+        except OSError:
+            tables = 1
+        self.foreign_due = time.monotonic() + FOREIGN_EVERY if tables else None
+
+    def _fill(self) -> bool:
+        """Start what fits, first come first served; return True when more may fit at once."""
+        for _ in range(AT_ONCE):
+            if not self.backlog or self.slots <= 0:
+                return False
+            line = self.backlog[0]
+            try:
+                name, weight, rest = line.split(b" ", 2)
+                token, cpus = name.decode("utf-8"), max(1, int(weight))
+                run_folder.split(token)
+                launch = json.loads(rest.decode("utf-8"))
+                launch[7] = float(launch[7] or 0)
+            except (ValueError, TypeError, IndexError) as error:
+                self.backlog.popleft()
+                self.emit(b"bad %s\n" % run_folder.encode("%r: %s" % (line[:80], error)).replace(b"\n", b" ")[:500])
+                continue
+            taken = self.used + self.foreign
+            if taken and taken + cpus > self.slots:  # one that asks for more than there is starts when all is free
+                return False
+            self.backlog.popleft()
+            self._launch(token, cpus, launch)
+        return bool(self.backlog)
+
+    def _launch(self, token: str, cpus: int, launch: "Launch") -> None:
+        """Take the marker, then spawn; whatever goes wrong ends the launch with its reason."""
+        folder = run_folder.folder_of(self.spool, token)
+        try:
+            fd = self._take(token, folder)
+        except OSError as error:
+            message = "cannot make the run folder %s: %s; free or repair the spool" % (
+                folder.decode("utf-8", "replace"),
+                error.strerror or error,
+            )
+            self.emit(watch.end_event(token, run_folder.never_started("start_failed", message)))
+            return
+        if fd is None:
+            return
+        slot = self.free.pop() if self.free else self._new_line()
+        walltime = launch[7]
+        it = watch.Running(token, folder, 0, 0, cpus, time.monotonic(), time.time(), walltime, fd, slot)
+        slot_table.write(self.table_fd, slot, token, 0, 0, cpus, it.began, it.started, walltime)
+        try:
+            run_folder.write(fd, run_folder.header(token, self.table.decode()))
+            it.pid = self._spawn(token, folder, cpus, launch)
+        except (spawn.StartFailed, OSError, ValueError, TypeError, AttributeError) as error:
+            message = _words(error)
+            record = run_folder.never_started("start_failed", message, getattr(error, "exit_value", None))
+            self.watch.write_end(it, record)
+            self.free.append(slot)
+            return
+        found = process_tree.process(it.pid)  # a child of ours: a zombie at worst
+        it.start = found.start if found else 0
+        try:
+            run_folder.write(fd, run_folder.pid_line(it.pid, it.start))
+        except OSError:
+            pass  # the disk is full: the slot table, which does not grow, knows it too
+        slot_table.write(self.table_fd, slot, token, it.pid, it.start, cpus, it.began, it.started, walltime)
+        if fd > 512:  # leave descriptors for many slots; the file is opened again at the end
+            os.close(fd)
+            it.fd = None
+        self.used += cpus
+        self.watch.add(it)
+        self.emit(b"start %s %d\n" % (run_folder.encode(token), it.pid))
+
+    def _new_line(self) -> int:
+        self.lines += 1
+        return self.lines - 1
+
+    def _take(self, token: str, folder: bytes) -> "int | None":
+        """Return the marker's descriptor, or None when this launch has had its turn already."""
+        run_folder.make(folder)
+        try:
+            return run_folder.take(folder)
+        except FileExistsError:
+            pass
+        found = run_folder.read(folder)
+        if found is None or found.token is None:
+            return None  # somebody died at the very first line: `settle` resolves it
+        if run_folder.split(found.token)[0] != run_folder.split(token)[0]:
+            run_folder.move_aside(self.spool, token, found.token)
+            run_folder.make(folder)
+            return run_folder.take(folder)
+        if found.sealed and found.end is not None:
+            self.emit(watch.end_event(token, found.end).replace(b"end", b"void", 1))
+        elif found.end is not None:
+            self.emit(watch.end_event(token, found.end))
+        elif found.pid is not None:
+            self.emit(b"start %s %d\n" % (run_folder.encode(token), found.pid))
+        return None
+
+    def _spawn(self, token: str, folder: bytes, cpus: int, launch: "Launch") -> int:
+        """Write the launch's files and start it; return the pid."""
+        argv, workdir, extra, stdin, stdout, stderr, files, _ = launch
+        encode = run_folder.encode
+        for name, text in (files or {}).items():
+            _write_file(folder, name, text)
+        workdir = folder if workdir is None else encode(workdir)
+        _, job, run = run_folder.split(token)
+        env = dict(self.base)
+        env[b"JOBMILL_JOB_ID"] = encode(job)
+        env[b"JOBMILL_RUN"] = b"%d" % run
+        env[b"JOBMILL_CPUS"] = b"%d" % cpus
+        env[b"JOBMILL_WORKDIR"] = workdir
+        env[b"JOBMILL_RUN_FOLDER"] = folder
+        env[b"JOBMILL_ERROR_FILE"] = folder + b"/error"
+        env[b"JOBMILL_RETURN_FILE"] = folder + b"/return.json"
+        if extra:
+            for key, value in extra.items():
+                env[encode(key)] = encode(value)
+        env[b"JOBMILL_TOKEN"] = encode(token)
+        opens: "list[spawn.Open]" = [
+            (0, b"/dev/null", spawn.READ),
+            (1, folder + b"/stdout", spawn.APPEND),
+            (2, folder + b"/stderr", spawn.APPEND),
+        ]
+        if stdin or stdout or stderr:
+            opens = _redirect(folder, stdin, stdout, stderr)
+        try:
+            return spawn.start([encode(word) for word in argv], env, workdir, opens)
+        finally:
+            os.chdir("/")
+
+
+def _redirect(folder: bytes, stdin: "str | None", stdout: "str | None", stderr: "str | None") -> "list[spawn.Open]":
+    """Return the opens of a launch with streams elsewhere; links in the run folder show where they went."""
+    given = run_folder.encode(stdin) if stdin else b"/dev/null"
+    opens: "list[spawn.Open]" = [(0, given, spawn.READ)]
+    if stdin:
+        spawn.refuse_pipe(given, "stdin")
+    if stdout and stderr:
+        opens.append((1, folder + b"/spawned", spawn.APPEND))  # what only the child makes: see was_entered
+    for fd, name, place in ((1, b"stdout", stdout), (2, b"stderr", stderr)):
+        if not place:
+            opens.append((fd, folder + b"/" + name, spawn.APPEND))
+            continue
+        path = run_folder.encode(place)
+        spawn.refuse_pipe(path, name.decode())
+        if path != folder + b"/" + name:
+            os.symlink(path, folder + b"/" + name)
+        same = fd == 2 and stdout and path == run_folder.encode(stdout)
+        opens.append((fd, None if same else path, spawn.APPEND))
+    return opens
+
+
+def _write_file(folder: bytes, name: str, text: str) -> None:
+    """Write one of the launch's own files into its run folder."""
+    if "/" in name or name in run_folder.RESERVED:
+        raise spawn.StartFailed("%r cannot be the name of a file in the run folder" % name)
+    fd = os.open(os.path.join(folder, run_folder.encode(name)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        run_folder.write(fd, run_folder.encode(text))
+    finally:
+        os.close(fd)
+
+
+def _words(error: Exception) -> str:
+    """Return for a user why a launch could not start."""
+    if isinstance(error, spawn.StartFailed):
+        return str(error)
+    if isinstance(error, OSError):
+        name = error.filename
+        where = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+        return "%s: %s; free or repair the spool" % (error.strerror, where or "run folder")
+    return "the launch holds something that no program can be given (%s)" % error
+
+
+def _read(fd: int) -> "bytes | None":
+    """Return what a non-blocking descriptor has, b"" at its end, None when it has nothing now."""
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno == errno.EINTR:
+            return None
+        return b""
+
+
+def _nothing(_number: int, _frame: object) -> None:
+    """Let the wake-up descriptor tell."""
+
+
+def main() -> None:
+    """Run as ``runner <spool> <table> <table descriptor> <epoch> <grace> <guard's pid>``."""
+    spool, table, fd, epoch, grace, guard = sys.argv[2:8]
+    fcntl.fcntl(int(fd), fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    os.chdir("/")
+    runner = Runner(os.fsencode(spool), table.encode(), int(fd), int(epoch), float(grace))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, runner._drain)
+    child_wait.prctl(child_wait.PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != int(guard):
+        runner.eof = True
+    runner.serve()

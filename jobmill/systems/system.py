@@ -1,0 +1,258 @@
+"""The contract of an execution system: plural verbs over plain values, and no Redis.
+
+A *token* names one launch: ``<record>:<job id>:<run>``. A *handle* is the text by which the system finds that launch
+again; it is stored in the record and given back verbatim.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+Token = str
+Handle = str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """One launch, ready for a system; everything relative has been made absolute."""
+
+    token: Token
+    job_id: str
+    run: int
+    argv: Sequence[str]  # what to execute; a shell command is ("/bin/sh", "-c", text)
+    workdir: str | None = None  # absolute; None: the run folder
+    env: Mapping[str, str] = field(default_factory=dict)  # on top of the system's clean environment
+    stdin: str | None = None  # absolute path; None: /dev/null
+    stdout: str | None = None  # absolute path; None: `stdout` in the run folder
+    stderr: str | None = None  # absolute path; None: `stderr` in the run folder
+    files: Mapping[str, str] = field(default_factory=dict)  # name in the run folder -> text, written before the start
+    cpus: int = 1  # slots that it takes where the system counts slots
+    memory: int | None = None  # MiB
+    walltime: float | None = None  # seconds
+    name: str = ""
+    native: str | None = None  # handed to a scheduler untouched
+    queue: str | None = None
+    account: str | None = None
+
+
+class ExitStatus(enum.StrEnum):
+    """How a launch ended (the words of Soma-Workflow and DRMAA)."""
+
+    FINISHED_REGULARLY = "finished_regularly"
+    FINISHED_SIGNAL = "finished_signal"
+    FINISHED_UNCLEAR = "finished_unclear"
+    ABORTED = "aborted"
+    ABORTED_BEFORE_RUNNING = "aborted_before_running"
+    KILLED_BY_USER = "killed_by_user"
+    UNDETERMINED = "undetermined"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExitInfo:
+    """The exit record of one launch, with what said so."""
+
+    exit_status: ExitStatus
+    exit_value: int | None = None  # what the program returned, 0-255
+    term_sig: int | None = None  # the signal that ended it
+    reason: str | None = None  # timeout, oom, node_fail, lost, submit_failed, cancelled …
+    resource_usage: Mapping[str, float] = field(default_factory=dict)  # wall, cpu: seconds; max_memory: MiB
+    native_id: str | None = None  # pid, scheduler's job id …
+    native_state: str | None = None
+    host: str | None = None
+    evidence: str | None = None  # what said so: "exit record", "accounting", "absent pid and record" …
+    message: str | None = None  # verbatim words for the user: stderr of a refused submit, the job's error file
+    started: float | None = None  # Unix time, seconds, by the clock of the job's host
+    ended: float | None = None
+
+    @property
+    def regular(self) -> bool:
+        """True when the program ended by itself with 0 and nothing contradicts it."""
+        return self.exit_status is ExitStatus.FINISHED_REGULARLY and self.exit_value == 0 and self.reason is None
+
+    def to_json(self) -> str:
+        """Return the record's text: one line of JSON without the fields that are unknown."""
+        values = {k: v for k, v in self.__dict__.items() if v is not None and v != {}}
+        return json.dumps(values, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> ExitInfo:
+        """Read `to_json` text; raise ValueError when it is none."""
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ExitInfo:
+        """Read a mapping with the field names; unknown names are left out (a newer writer)."""
+        known = {k: v for k, v in values.items() if k in cls.__dataclass_fields__}
+        known["exit_status"] = ExitStatus(known["exit_status"])
+        return cls(**known)
+
+
+class NativeState(enum.StrEnum):
+    """What a system says of a launch that it was asked about."""
+
+    SUBMITTED = "submitted"  # known there, not started
+    RUNNING = "running"
+    ENDED = "ended"  # `exit_info` has or will have the record
+    ABSENT = "absent"  # the system answered and knows nothing of it: not an end by itself
+    UNKNOWN = "unknown"  # the system could not be asked
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observation:
+    """One answer to `status`."""
+
+    state: NativeState
+    native_state: str | None = None
+    reason: str | None = None  # the scheduler's own words for why it is so
+    host: str | None = None
+    progress: str | None = None  # "3/7 map" where the job runs in steps
+    alive: bool = False  # something of this launch (process, container, instance) still exists
+
+
+class Settled(enum.StrEnum):
+    """Answers of `settle` other than a handle to adopt."""
+
+    NOT_STARTED = "not_started"  # and it is now made sure that it never starts
+    UNKNOWN = "unknown"  # cannot be asked now; ask again
+    LOST = "lost"  # can never be known (the machine rebooted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """A launch whose owner died: what the record knows of it."""
+
+    token: Token
+    handle: Handle | None = None
+
+
+class SubmitFailure(enum.StrEnum):
+    """What a refused submission is worth."""
+
+    TRANSIENT = "transient"  # try again later, costs nothing
+    LIMIT = "limit"  # a submit limit was hit: back-pressure
+    PERMANENT = "permanent"  # the job ends as failed, reason submit_failed
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmitError:
+    """One refused submission, with the system's words verbatim."""
+
+    failure: SubmitFailure
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """A pushed notice: this launch runs now."""
+
+    token: Token
+    native_id: str
+    host: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class End:
+    """A pushed notice: this launch ended."""
+
+    token: Token
+    exit: str  # ExitInfo.to_json() text, spliced on without being parsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One line of `check()`: what doctor prints."""
+
+    name: str
+    ok: bool
+    detail: str
+    fix: str = ""
+
+
+class ExecutionSystem(ABC):
+    """One configured place where jobs run. Instances are not shared between threads."""
+
+    kind: ClassVar[str]  # the word in `kind:` of the configuration and the entry point's name
+    capacity_set: ClassVar[str | None] = None  # name of its in-queue set when not `<Name>Jobs`
+    launches_at_once: ClassVar[bool] = False  # True: the handle is known beforehand (`handle_for`), no held submission
+    one_host: ClassVar[bool] = False  # True: it belongs to the host where it was first started
+    poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch
+
+    name: str  # its name in the configuration
+
+    @classmethod
+    @abstractmethod
+    def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> ExecutionSystem:
+        """Make the system from its mapping in the configuration; raise ConfigError for what it cannot use."""
+
+    @classmethod
+    def limits(cls, slots: int | None, limit: int | None, options: Mapping[str, Any]) -> Mapping[str, int | None]:
+        """Return this system's capacities by the configuration: ``queue`` is its in-queue set; None: no limit given.
+
+        A system without a limit of ``queue`` is closed; other names are amounts (``slots``, ``cpus``, ``memory``).
+        """
+        return {"queue": limit}
+
+    @abstractmethod
+    def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
+        """Launch, held where the system can; one answer for each submission, in order."""
+
+    @abstractmethod
+    def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        """Ask for all at once; a handle without an answer is UNKNOWN."""
+
+    @abstractmethod
+    def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        """Return the exit records that exist; a handle without one is left out."""
+
+    @abstractmethod
+    def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
+        """After a crash: find each launch and adopt it, or make sure that it never starts."""
+
+    @abstractmethod
+    def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
+        """Signal everything of each launch (TERM, with ``force`` KILL); True: nothing of it exists any more."""
+
+    @abstractmethod
+    def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Return up to ``limit`` bytes of ``stdout``, ``stderr`` or a named file of the run folder from ``offset``."""
+
+    @abstractmethod
+    def check(self) -> Sequence[Check]:
+        """Find out whether this system can run jobs now, with a fix for what is wrong."""
+
+    def lead(self) -> bool:
+        """Try to be the only starter of this system on this host; True while this process is."""
+        return True
+
+    def handle_for(self, token: Token) -> Handle:
+        """Return the handle that a launch of this token will have; only where `launches_at_once`."""
+        raise NotImplementedError(f"{self.kind} gives handles out itself")
+
+    def release(self, handles: Sequence[Handle]) -> None:
+        """Let held submissions start; nothing to do where `submit` starts at once."""
+
+    def fileno(self) -> int | None:
+        """Return a descriptor that becomes readable when `ends` has something, or None where nothing is pushed."""
+        return None
+
+    def ends(self) -> Sequence[Start | End]:
+        """Return what was pushed since the last call, without blocking."""
+        return ()
+
+    def withdraw(self, tokens: Sequence[Token]) -> None:
+        """Take launches that wait for a slot here out of line; each one that was out is told by `ends`."""
+
+    def forget(self, handles: Sequence[Handle]) -> None:
+        """Drop what the system itself keeps of ended launches; results stay."""
+
+    def set_slots(self, slots: int) -> None:
+        """Set how many launches may run at once, where the system keeps that limit itself."""
+
+    def close(self) -> None:
+        """Take nothing more; what runs goes on."""

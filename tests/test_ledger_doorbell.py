@@ -1,0 +1,152 @@
+"""The doorbell: wakes at once, times out and is armed again, and a connection that is dead is dropped."""
+
+from __future__ import annotations
+
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Server
+from driver import Driver
+from servers import locate
+
+from jobmill.errors import ServerUnavailable
+from jobmill.ledger import admission, connection, doorbell
+from jobmill.ledger.doorbell import Doorbell
+from jobmill.ledger.record import Record
+
+
+@pytest.fixture
+def driver(server: Server) -> Driver:
+    return Driver(Record(server.url))
+
+
+def ready(bell: Doorbell, seconds: float) -> bool:
+    return bool(select.select([bell.fileno()], [], [], seconds)[0])
+
+
+@pytest.fixture
+def bell(driver: Driver) -> Iterator[Doorbell]:
+    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name)
+    yield bell
+    bell.drop()
+
+
+def test_it_wakes_within_50_ms_and_the_entry_stands_in_the_private_list(driver: Driver, bell: Doorbell) -> None:
+    bell.arm()
+    assert bell.armed
+    assert not ready(bell, 0.02)
+    times = []
+    for _ in range(5):
+        bell.arm()
+        begin = time.monotonic()
+        driver.push("x")
+        assert ready(bell, 2)
+        times.append(time.monotonic() - begin)
+        assert bell.answer()
+        assert not bell.armed
+    assert sorted(times)[2] < 0.05
+    assert len(admission.take(driver.manager, "Job_Queue", 250).entries) == 5
+
+
+def test_it_wakes_for_what_was_there_before(driver: Driver, bell: Doorbell) -> None:
+    driver.push("x", "y")
+    bell.arm()
+    assert ready(bell, 1)
+    assert bell.answer()
+    assert driver.where("Job_Queue") == ["y"]
+
+
+def test_it_times_out_and_is_armed_again(driver: Driver, bell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doorbell, "BLOCK", 0.1)
+    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name)
+    bell.arm()
+    bell.arm()  # one move under way is enough
+    assert ready(bell, 2)
+    assert bell.answer() is False
+    assert not bell.armed
+    bell.arm()
+    driver.push("x")
+    assert ready(bell, 2)
+    assert bell.answer() is True
+    assert not ready(bell, 0.05)
+    bell.drop()
+
+
+def test_a_move_that_was_under_way_when_it_was_dropped_fills_the_private_list_at_most(
+    driver: Driver, bell: Doorbell
+) -> None:
+    bell.arm()
+    bell.drop()
+    assert not bell.armed
+    driver.push("x")
+    found = admission.take(driver.manager, "Job_Queue", 250)
+    assert list(found.entries) == [b"x"]
+    bell.arm()  # and it can be used again
+    driver.push("y")
+    assert ready(bell, 1)
+    assert bell.answer()
+
+
+def test_a_connection_that_was_cut_is_told_and_armed_anew(driver: Driver, bell: Doorbell) -> None:
+    bell.arm()
+    assert not ready(bell, 0.02)
+    for client in driver.client.client_list():
+        if client["cmd"] == "blmove":
+            driver.client.client_kill_filter(_id=client["id"])
+    assert ready(bell, 1)
+    with pytest.raises(ServerUnavailable):
+        bell.answer()
+    assert not bell.armed
+    bell.arm()
+    driver.push("x")
+    assert ready(bell, 1)
+    assert bell.answer()
+
+
+def test_arming_without_a_server_is_told(tmp_path: Path) -> None:
+    bell = Doorbell(Record(f"unix://{tmp_path}/none"), "Job_Queue", "p")
+    with pytest.raises(ServerUnavailable):
+        bell.arm()
+    assert not bell.armed
+    assert not bell.overdue()
+
+
+def test_a_server_that_sleeps_makes_it_overdue_and_then_it_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doorbell, "BLOCK", 0.1)
+    monkeypatch.setattr(doorbell, "TIMEOUT", 0.2)
+    path = tmp_path / "s"
+    words = [locate("valkey"), "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", str(tmp_path)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    url = f"unix://{path}"
+    try:
+        deadline = time.monotonic() + 10
+        while not path.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        record = Record(url, client=connection.connect(url, timeout=0.3))
+        record.ping()
+        bell = Doorbell(record, "Job_Queue", "p")
+        bell.arm()
+        process.send_signal(signal.SIGSTOP)
+        assert not bell.overdue()
+        assert not ready(bell, 0.35)
+        assert bell.overdue()
+        bell.drop()
+        assert not bell.armed
+        process.send_signal(signal.SIGCONT)
+        record.call("RPUSH", "Job_Queue", "x")
+        bell.arm()
+        assert ready(bell, 1)
+        assert bell.answer()
+        bell.drop()
+        record.close()
+    finally:
+        process.send_signal(signal.SIGCONT)
+        process.kill()
+        process.wait(10)

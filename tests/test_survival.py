@@ -1,0 +1,76 @@
+"""kill -9 of every process in turn, while 200 jobs run: each ends exactly once, with its own exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from laws import violations
+from pipeline import Evidence, Pipeline, exits
+
+JOBS = 200
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
+    made = Pipeline(tmp_path)
+    yield made
+    made.stop()
+
+
+def submit(pipeline: Pipeline, evidence: Evidence) -> dict[str, int]:
+    """Submit 200 jobs, sleeping ones and working ones, with exit codes of their own; return id -> exit code."""
+    expected, jobs = {}, []
+    for n in range(JOBS):
+        body = "sleep 0.05" if n % 2 else "head -c 300000 /dev/urandom | sha256sum > /dev/null"
+        job_id = f"job-{n}"
+        expected[job_id] = n % 3
+        jobs.append({"id": job_id, "command": evidence.command(body, n % 3), "workdir": "/tmp"})
+    pipeline.client.submit_many(jobs)
+    return expected
+
+
+def check(pipeline: Pipeline, evidence: Evidence, expected: dict[str, int]) -> None:
+    """All ended once, with the right codes; nothing held, nothing left in any list."""
+    rows = pipeline.client.wait(list(expected), timeout=90)
+    assert {row.state for row in rows.values()} <= {"done", "failed"}, [
+        (r.id, r.state, r.exit) for r in rows.values() if r.state not in ("done", "failed")
+    ]
+    assert exits(pipeline.client, list(expected)) == expected
+    counts = evidence.counts()
+    assert {i: (counts["start", i], counts["end", i]) for i in expected} == dict.fromkeys(expected, (1, 1))
+    client = pipeline.client.record.client
+    pipeline.until(lambda: not violations(client, at_rest=True), timeout=20)
+    assert client.scard("LocalJobs") == 0
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("victim", ["manager", "starter", "fetcher", "runner", "guard", "server"])
+def test_all_jobs_end_exactly_once_when_a_process_is_killed(pipeline: Pipeline, tmp_path: Path, victim: str) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    evidence.file.touch()
+    pipeline.start()
+    expected = submit(pipeline, evidence)
+    for kill in range(3):
+        evidence.until_started(pipeline, 25 * (kill + 1))
+        if victim == "server":
+            pipeline.kill_server()
+        else:
+            pipeline.kill(victim)
+            if victim in pipeline.workers:
+                pipeline.start(victim)
+    check(pipeline, evidence, expected)
+
+
+@pytest.mark.timeout(180)
+def test_all_jobs_end_exactly_once_when_guard_and_starter_die_together(pipeline: Pipeline, tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    evidence.file.touch()
+    pipeline.start()
+    expected = submit(pipeline, evidence)
+    evidence.until_started(pipeline, 40)
+    pipeline.kill("guard")
+    pipeline.kill("starter")
+    pipeline.start("starter")
+    check(pipeline, evidence, expected)

@@ -92,8 +92,11 @@ def violations(
         state, places = job["state"], where.get(job_id, [])
         blocked = int(job.get("blocked", 0)) > 0
         expected = {
-            "waiting": "Full:" + job["full"] if "full" in job else "Blocked" if blocked else
-            f"Waiting:{job['system']}:{job['user']}",
+            "waiting": "Full:" + job["full"]
+            if "full" in job
+            else "Blocked"
+            if blocked
+            else f"Waiting:{job['system']}:{job['user']}",
             "held": "Jobs:held",
             "later": "Later",
             "starting": f"Starting_Queue{suffix}",

@@ -205,7 +205,7 @@ def test_what_is_admitted_reaches_granted_queue_byte_for_byte(driver: Driver) ->
         "id": "b",
         "empty": [],
         "object": {},
-        "text": "Grüße \u2028 \U0001f9ec \" \\ / \x7f",
+        "text": 'Grüße \u2028 \U0001f9ec " \\ / \x7f',
         "max": 2**63 - 1,
         "min": -(2**63),
         "float": 0.1,

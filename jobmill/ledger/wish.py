@@ -21,9 +21,7 @@ def cancel(record: Record, job_ids: Sequence[str], *, who: str, why: str) -> dic
     """Wish that jobs end: cancelled (at once), wished (stands until absence is proved), an end state, or unknown."""
     wish = json.dumps({"who": who, "why": why, "time": round(time.time(), 3)})
     said = f"cancelled by {who}" + (f": {why}" if why else "")
-    end = ExitInfo(
-        exit_status=ExitStatus.ABORTED_BEFORE_RUNNING, reason="cancelled", evidence="wish", message=said
-    )
+    end = ExitInfo(exit_status=ExitStatus.ABORTED_BEFORE_RUNNING, reason="cancelled", evidence="wish", message=said)
     return _each(record, "cancel", job_ids, wish, end.to_json())
 
 

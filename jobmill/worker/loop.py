@@ -93,6 +93,7 @@ class Loop:
         if self._reload:
             self._reload = False
             self._work.reload()
+        self._periodic()  # first: whatever is refused below, this process is alive
         now = self._clock()
         wait = max(0.0, min(self._beat_at, self._tick_at) - now)
         more = self._work.flush(now)
@@ -119,7 +120,6 @@ class Loop:
             if due is not None and due <= now and self._work.wants(queue):
                 self._take(queue, now)
         self._work.flush(self._clock())
-        self._periodic()
 
     def _take(self, queue: str, now: float) -> None:
         count = self._work.ring(queue)

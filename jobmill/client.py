@@ -15,6 +15,7 @@ from jobmill.errors import PermanentError, ServerUnavailable, SpecError, Unknown
 from jobmill.jobs.identifier import new_id
 from jobmill.jobs.states import ENDED, State
 from jobmill.ledger import capacity, dead, listing, wish
+from jobmill.ledger.connection import mask
 from jobmill.ledger.events import Change, Events
 from jobmill.ledger.listing import JobRow
 from jobmill.ledger.record import Record, batches
@@ -172,7 +173,7 @@ class Client:
         rows = listing.jobs(self.record, [job_id])
         if not rows:
             self._refused([job_id])
-            raise UnknownName(f"no job {job_id!r} in the record at {self.record.url} (jobmill list)")
+            raise UnknownName(f"no job {job_id!r} in the record at {mask(self.record.url)} (jobmill list)")
         return rows[0]
 
     def result(self, job_id: str, *, timeout: float | None = None) -> Any:
@@ -190,15 +191,18 @@ class Client:
         except ValueError as error:
             raise PermanentError(f"the return file of job {job_id} is no JSON: {error}") from None
 
-    def log(self, row: JobRow, stream: str = "stdout", offset: int = 0) -> bytes:
-        """Return what a job's current run wrote to a stream (or a file of its run folder) from an offset on."""
+    def log(self, row: JobRow, stream: str = "stdout", offset: int = 0, *, most: int | None = None) -> bytes:
+        """Return what a job's current run wrote to a stream (or a file of its run folder) from an offset on.
+
+        With ``most`` no more is read than a little above so many bytes.
+        """
         handle = row.facts.get("handle")
         if not handle:
             return b""
-        parts, system = [], self.system(row.system)
-        while part := system.logs(handle, stream, offset):
+        parts, system, size = [], self.system(row.system), 0
+        while (most is None or size <= most) and (part := system.logs(handle, stream, offset + size)):
             parts.append(part)
-            offset += len(part)
+            size += len(part)
         return b"".join(parts)
 
     def folder(self, row: JobRow, run: int | None = None) -> Path:
@@ -216,8 +220,11 @@ class Client:
     def system(self, name: str) -> ExecutionSystem:
         """Return the system of a name, built from its copy in the record."""
         if name not in self._systems:
+            from jobmill.config import find
+            from jobmill.rules.site import load_site_plugins
             from jobmill.systems.registry import system_class
 
+            load_site_plugins(find(None, os.environ))
             copy = self._copy(name)
             kind = system_class(copy["kind"])
             self._systems[name] = kind.build(name, copy.get("options", {}), Path(copy["spool"]))
@@ -268,6 +275,10 @@ def read(job: str | Path | Mapping[str, Any] | JobSpec) -> list[JobSpec]:
 
     if isinstance(job, JobSpec):
         return [job]
+    if not isinstance(job, (Mapping, str, Path)):
+        raise SpecError(
+            f"a job is a mapping, a JobSpec or the name of a file, not {type(job).__name__}; several: submit_many"
+        )
     if isinstance(job, Mapping):
         return [JobSpec.parse(job)]
     return read_specs(job)

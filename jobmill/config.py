@@ -51,6 +51,11 @@ class SystemConfig:
     lane: str = ""  # which machines may serve it; empty: the plain key names
     options: Mapping[str, Any] = field(default_factory=dict)  # what its kind reads
 
+    @property
+    def all_options(self) -> dict[str, Any]:
+        """What the kind is built from: its options, and the slots where they were given."""
+        return dict(self.options) | ({} if self.slots is None else {"slots": self.slots})
+
 
 @dataclass(frozen=True, kw_only=True)
 class RouteConfig:
@@ -66,9 +71,8 @@ class Limits:
     """What bounds the pipeline itself."""
 
     document: int = 4 << 20  # bytes of one entry
-    batch: int = 250  # ids that one script takes, at most
     max_waiting: int = 1_000_000  # admitted jobs above which nothing more is taken from Job_Queue
-    lease: float = 30.0  # seconds after which a silent process is investigated
+    lease: float = 10.0  # seconds after which a silent process is declared dead, and its launches are investigated
     keep_ended: float = 7 * 86400.0  # seconds for which ended jobs stay in the record
 
 

@@ -263,10 +263,8 @@ def _limits(reader: _Reader, given: Mapping[str, Any]) -> Limits:
     path: KeyPath = ("limits",)
     return Limits(
         document=reader.take(given, "document", path, size, normal.document),
-        # 250 is what one script may take without holding the server up (design, section 5)
-        batch=reader.take(given, "batch", path, _whole(1, 250), normal.batch),
         max_waiting=reader.take(given, "max_waiting", path, _whole(1, 100_000_000), normal.max_waiting),
-        lease=reader.take(given, "lease", path, seconds(1, 3600), normal.lease),
+        lease=reader.take(given, "lease", path, seconds(5, 3600), normal.lease),
         keep_ended=reader.take(given, "keep_ended", path, seconds(60, 10 * 365 * 86400), normal.keep_ended),
     )
 
@@ -328,7 +326,6 @@ def written(config: Config) -> str:
         "capacities": dict(config.capacities),
         "limits": {
             "document": f"{limits.document}B",
-            "batch": limits.batch,
             "max_waiting": limits.max_waiting,
             "lease": format_duration(limits.lease),
             "keep_ended": format_duration(limits.keep_ended),

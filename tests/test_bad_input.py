@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pipeline import Pipeline
 
+from jobmill.errors import SpecError
 from jobmill.ledger import dead
 from jobmill.ledger.listing import JobRow
 
@@ -79,6 +80,27 @@ def test_a_bad_entry_goes_to_the_dead_queue_whole_with_its_reason(pipeline: Pipe
     assert entry.reason and entry.queue == "Job_Queue" and abs(entry.time - time.time()) < 60
     missing = [w for w in words if w.lower() not in entry.reason.lower()]
     assert not missing, entry.reason
+
+
+def test_who_asks_for_a_refused_job_is_told_why(pipeline: Pipeline) -> None:
+    assert buried(pipeline, b"id: typo-7\ncommandd: 'true'").job_id == "typo-7"
+    with pytest.raises(SpecError, match="commandd"):
+        pipeline.client.wait("typo-7", timeout=20)
+    with pytest.raises(SpecError, match="commandd"):
+        pipeline.client.job("typo-7")
+
+
+def test_what_was_pushed_into_the_dead_queue_by_hand_is_listed_and_requeued_whole(pipeline: Pipeline) -> None:
+    record = pipeline.client.record
+    odd = [b"[]", b"null", b"1", b"", b"\xff\xfe", b"[" * 100_000, b'{"id": "x"}\nrest']
+    odd += [b'{"reason": 1, "time": NaN}\n', b'{"reason": 1, "time": "x"}\n', b'{"reason": 1, "time": 1e400}']
+    before = dead.count(record)
+    record.call("RPUSH", "Dead_Queue", *odd, b"id: by-hand\ncommand: 'true'")
+    found = dead.entries(record, before)
+    assert [e.entry for e in found[:-1]] == odd and {e.reason for e in found} == {"pushed here by hand"}
+    assert dead.requeue(record, found[-1:]) == 1
+    assert pipeline.client.wait("by-hand", timeout=20).state == "done"
+    assert dead.drop(record, found[-2::-1]) == len(odd)
 
 
 def test_a_bad_document_of_a_stream_is_refused_alone(pipeline: Pipeline) -> None:

@@ -214,6 +214,8 @@ def test_submit_wait_show_logs_explain(up: Shell) -> None:
     assert up("wait", job_id).returncode == 1
     assert json.loads(up("show", "--json", job_id).stdout)["run"] == 2
     assert up("logs", job_id, "--run", "1").stdout == f"{up.work}/sub\n7\n"
+    wrong = up("logs", job_id, "--run", "3")
+    assert wrong.returncode == 2 and "its runs: 1 to 2" in wrong.stderr
 
 
 def test_submit_wait_reads_standard_input(up: Shell) -> None:
@@ -280,6 +282,23 @@ def test_a_pushed_job_that_is_refused_ends_the_wait(up: Shell) -> None:
     up("redis", "RPUSH", "Job_Queue", json.dumps({"id": "toobig", "command": "true", "resources": {"cpus": 9999}}))
     done = up("wait", "toobig")
     assert done.returncode == 2 and "9999 wanted" in done.stdout
+
+
+def test_what_a_job_writes_is_shown_in_bearable_parts(up: Shell) -> None:
+    lines = "i=0; while [ $i -lt 20000 ]; do echo line $i; i=$((i+1)); done"
+    up.write("a.yaml", f"command: '{lines}; yes x | head -c 9999 | tr -d \\\\n > $JOBMILL_ERROR_FILE; exit 1'\n")
+    failed = up("run", "a.yaml")
+    assert "line 19990\n" in failed.stdout and "line 19989\n" not in failed.stdout
+    assert max(map(len, (failed.stdout + failed.stderr).splitlines())) < 700
+    assert len(json.loads(up("show", "last", "--json").stdout)["exit"]["message"]) > 3000
+    up.write("b.yaml", "command: yes '12345678' | head -c 3000000 > $JOBMILL_RETURN_FILE\n")
+    assert "returned more than 1 MiB" in up("run", "b.yaml").stdout
+    up.write("c.yaml", "command: echo oops > $JOBMILL_RETURN_FILE\n")
+    assert "returned what is no JSON" in up("run", "c.yaml").stdout
+    assert "no JSON" in json.loads(up("run", "--json", "c.yaml").stdout)["return_problem"]
+    up.write("d.yaml", "command: seq -s , 1 5000 | sed 's/.*/[&]/' > $JOBMILL_RETURN_FILE\n")
+    assert "1, 2, 3" in up("run", "d.yaml").stdout and len(up("run", "d.yaml").stdout) < 2500
+    assert json.loads(up("run", "--json", "d.yaml").stdout)["returned"][-1] == 5000
 
 
 def test_logs_are_followed_to_the_end(up: Shell) -> None:

@@ -40,7 +40,7 @@ def test_defaults(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (local.name, local.kind, local.lane) == ("local", "local", "")
     assert local.slots is not None
     assert local.limit == local.slots + 64
-    assert (config.limits.document, config.limits.batch, config.limits.lease) == (4 << 20, 250, 30)
+    assert (config.limits.document, config.limits.lease) == (4 << 20, 10)
     assert load(environ={"HOME": "/x", "XDG_STATE_HOME": "/s"}).state == Path("/s/jobmill")
     assert load(environ={"HOME": "/x", "XDG_STATE_HOME": "/s", "JOBMILL_STATE": "/j"}).state == Path("/j")
 
@@ -82,7 +82,7 @@ routes:
   - {name: big, rules: [known, {user_is: ann}], system: bird}
   - {rules: known, system: [far, local]}
 capacities: {LocalJobs: 8, "User:ann": 4, "Queue:long": 0}
-limits: {document: 1M, batch: 100, lease: 1m, keep_ended: 1-00}
+limits: {document: 1M, lease: 1m, keep_ended: 1-00}
 log: {level: debug, json: true}
 """
 
@@ -176,7 +176,7 @@ routes:
   - {name: a}
   - 5
 capacities: {"Local Jobs": 1, "User:ann": 4.5, X: -1}
-limits: {document: 1G, lease: 1x, batch: 500, keep: 3}
+limits: {document: 1G, lease: 1x, keep: 3}
 log: {level: dbug, json: 1}
 """
     lines = problems(tmp_path, text)
@@ -198,7 +198,6 @@ log: {level: dbug, json: 1}
         ["jobmill.yaml:13", "capacities.X"],
         ["jobmill.yaml:14", "limits.keep"],
         ["jobmill.yaml:14", "limits.document"],
-        ["jobmill.yaml:14", "limits.batch"],
         ["jobmill.yaml:14", "limits.lease"],
         ["jobmill.yaml:15", "log.level"],
         ["jobmill.yaml:15", "log.json"],

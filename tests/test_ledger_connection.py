@@ -15,9 +15,11 @@ import pytest
 from conftest import Server
 from servers import locate
 
-from jobmill.errors import PermanentError, ServerFull, ServerUnavailable, UsageError
+from jobmill.client import Client
+from jobmill.errors import PermanentError, ServerFull, ServerUnavailable, UnknownName, UsageError
 from jobmill.ledger import connection
 from jobmill.ledger.record import Record
+from jobmill.screen.waiting import wait
 
 
 class Cutter:
@@ -157,6 +159,15 @@ def test_a_server_that_does_not_answer_is_given_up(valkey: Server) -> None:
             record.ping()
         assert 0.1 < time.monotonic() - begin < 2
         record.close()
+
+
+def test_the_password_is_not_shown_beside_an_unknown_job(locked: str) -> None:
+    client = Client(f"redis://:s3cret%40%2Fx@127.0.0.1:{locked}/0")
+    for ask in (lambda: client.job("nope"), lambda: wait(client, ["nope"], timeout=1, as_json=False)):
+        with pytest.raises(UnknownName) as caught:
+            ask()
+        assert "s3cret" not in str(caught.value) and "127.0.0.1" in str(caught.value)
+    client.close()
 
 
 def test_a_wrong_password_is_permanent_and_never_shown(locked: str) -> None:

@@ -323,6 +323,20 @@ Script("", spool, "far", 1.0).serve()
         assert record["exit_status"] == "finished_regularly" and record["exit_value"] == 9 and run.pid
 
 
+def test_a_marker_is_whole_from_its_first_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = os.fsencode(tmp_path)
+    with monkeypatch.context() as full:
+        full.setattr(run_folder, "write", lambda fd, data: os.close(os.open("/nowhere", os.O_RDONLY)))
+        with pytest.raises(OSError):
+            run_folder.take(folder, b"x")
+    assert not [*tmp_path.iterdir()]  # who fails, or dies there, leaves no marker
+    os.close(run_folder.take(folder, b"first\n"))
+    with pytest.raises(FileExistsError):
+        run_folder.take(folder, b"second\n")
+    assert (tmp_path / "run").read_bytes() == b"first\n"
+    assert [*tmp_path.iterdir()] == [tmp_path / "run"]
+
+
 def test_signals_go_only_to_the_process_that_is_meant() -> None:
     with subprocess.Popen(["/bin/sleep", "30"]) as child:
         start = _start_of(child.pid)

@@ -35,16 +35,14 @@ stderr: err.log
 resources: {cpus: 4, memory: 8G, walltime: 2h, gpus: 1, nodes: 1, tasks: 1}
 queue: long
 account: lab
-qos: high
 native: "-l arch=lx-amd64"
 user: ann
 project: genome
 tags: [a, b]
 priority: -5
 outputs: ["*.sam", {glob: "logs/*", required: false}]
-retry: {max: 3, delay: 30s, backoff: 2, on: [oom, timeout], escalate: {memory: 2, walltime: 1.5}}
-max_pending: 1d
-depends_on: [first, 'second job']
+retry: {max: 3, delay: 30s, backoff: 2, on: [oom, timeout]}
+depends_on: [first, second-job]
 after: any
 params: {z: 1, a: {c: [1, 2.5, null, true], b: x}}
 hold: true
@@ -71,8 +69,7 @@ def test_the_full_job() -> None:
     assert spec.inherit_env == ("SSH_AUTH_SOCK", "LANG")
     assert [(output.glob, output.required) for output in spec.outputs] == [("*.sam", True), ("logs/*", False)]
     assert (spec.retry.max, spec.retry.delay, spec.retry.on) == (3, 30, ("oom", "timeout"))
-    assert (spec.retry.escalate.memory, spec.retry.escalate.walltime) == (2, 1.5)
-    assert (spec.max_pending, spec.depends_on, spec.after) == (86400, ("first", "second job"), "any")
+    assert (spec.depends_on, spec.after) == (("first", "second-job"), "any")
     assert spec.start_after == datetime(2026, 12, 1, 8, tzinfo=UTC).timestamp()
     assert (spec.hold, spec.priority, spec.tags) == (True, -5, ("a", "b"))
 
@@ -249,7 +246,8 @@ comand: y
         ("command: x\nretry: {on: [omo]}", "none of oom"),
         ("command: x\nretry: x", "must be a mapping"),
         ("command: x\nretry: {max: -1}", "at least 0"),
-        ("command: x\nretry: {escalate: {cpus: 2}}", "retry.escalate.cpus: unknown key"),
+        ("command: x\nretry: {escalate: {memory: 2}}", "escalate is not supported in this version"),
+        ("command: x\ndepends_on: [a b]", "depends_on"),
         ("command: x\nstart_after: tomorrow", "write 2026-12-01T08:00"),
         ("command: x\nstart_after: 20261201", "no Unix time"),
         ("command: x\nresources: 5", "must be a mapping"),
@@ -519,3 +517,9 @@ def test_anything_is_a_spec_or_a_spec_error(raw: dict[str, Any]) -> None:
         assert all(line.startswith("w: ") for line in str(bad).split("\n"))
         return
     assert JobSpec.from_canonical(spec.canonical()) == spec
+
+
+@pytest.mark.parametrize("word", ["all", "last"])
+def test_a_word_that_means_other_jobs_is_no_id(word: str) -> None:
+    assert "another id" in problems(f"id: {word}\ncommand: x")[0]
+    assert parse(f"system: {word}\ncommand: x").system == word

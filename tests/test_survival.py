@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from laws import violations
 from pipeline import Evidence, Pipeline, exits
+
+from jobmill.systems import run_folder
 
 JOBS = 200
 
@@ -74,3 +78,32 @@ def test_all_jobs_end_exactly_once_when_guard_and_starter_die_together(pipeline:
     pipeline.kill("starter")
     pipeline.start("starter")
     check(pipeline, evidence, expected)
+
+
+@pytest.mark.timeout(120)
+def test_a_walltime_holds_when_guard_and_runner_are_dead(pipeline: Pipeline) -> None:
+    pipeline.start()
+    job_id = pipeline.client.submit({"command": "trap '' TERM; sleep 60; sleep 60", "resources": {"walltime": "3s"}})
+    pipeline.until(lambda: pipeline.client.record.client.hget(f"Job:{job_id}", "state") == b"running")
+    for pid in [*pipeline.pids("guard"), *pipeline.pids("runner")]:
+        os.kill(pid, signal.SIGKILL)
+    row = pipeline.client.wait(job_id, timeout=40)
+    assert (row.state, row.exit["reason"], row.run) == ("failed", "timeout", 1)
+
+
+@pytest.mark.timeout(120)
+def test_a_marker_that_a_dead_runner_left_holds_up_nobody(pipeline: Pipeline) -> None:
+    pipeline.start()
+    client, record = pipeline.client, pipeline.client.record
+    client.wait(client.submit({"id": "before", "command": "true"}), timeout=20)
+    folder = os.fsencode(pipeline.state / "spool/jobs/marked/run.1")
+    run_folder.make(folder)
+    os.close(run_folder.take(folder, run_folder.header(f"{record.identity()}:marked:1", "local/gone.table")))
+    client.submit({"id": "marked", "command": "true"})
+    pipeline.until(lambda: record.client.hget("Job:marked", "state") == b"starting")
+    client.submit({"id": "behind", "command": "sleep 60"})
+    pipeline.until(lambda: record.client.hget("Job:behind", "state") == b"running", timeout=5)
+    client.cancel(["behind"])
+    assert client.wait("behind", timeout=15).state == "cancelled"
+    row = client.wait("marked", timeout=40)  # its lease ran out, and it was settled: it had never started
+    assert (row.state, row.run, client.runs("marked")[0]["reason"]) == ("done", 2, "sealed")

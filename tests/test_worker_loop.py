@@ -35,6 +35,43 @@ log.configure("fetcher")
 sys.exit(loop.Loop(Record(sys.argv[1]), Hangs()).run())
 """
 
+CUT = """
+import sys
+from jobmill.errors import ServerUnavailable
+from jobmill.ledger.record import Record
+from jobmill.worker import log
+from jobmill.worker.loop import Loop
+from jobmill.worker.work import Work
+
+class Cut(Record):
+    cut = False
+    def run(self, name, *args):
+        answer = super().run(name, *args)
+        if name == "register" and not self.cut:
+            self.cut = True
+            raise ServerUnavailable("the reply was cut")
+        return answer
+
+class Enters(Work):
+    role = "fetcher"
+    tries = 0
+    def queues(self): return ("Exit_Queue",)
+    def ring(self, queue):
+        print(self.tries, bool(self.member.identity))
+        loop._stop = 1
+        return 0
+    def tick(self, now): assert self.tries == 2, "a tick before it entered"
+    def enter(self, member):
+        self.member = member
+        self.tries += 1
+        if self.tries == 1:
+            raise ServerUnavailable("in the midst of it")
+
+log.configure("fetcher")
+loop = Loop(Cut(sys.argv[1]), Enters())
+sys.exit(loop.run())
+"""
+
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Iterator[Pipeline]:
@@ -50,6 +87,13 @@ def test_a_loop_without_progress_ends_with_its_stacks_in_the_log(valkey: Server)
     )
     assert stuck.returncode != 0 and time.monotonic() - began < 15
     assert "Timeout" in stuck.stderr and "in tick" in stuck.stderr
+
+
+def test_a_worker_serves_only_after_it_has_registered_and_entered(valkey: Server) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", CUT, valkey.url], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "2 True\n"), done.stderr
 
 
 def test_a_manager_alone_grants_valid_yaml(pipeline: Pipeline) -> None:
@@ -101,6 +145,31 @@ def test_a_process_that_was_declared_dead_registers_anew(pipeline: Pipeline) -> 
     assert len(living) == 3 and not living & old
 
 
+def test_hup_takes_up_a_right_configuration_and_refuses_a_wrong_one(pipeline: Pipeline) -> None:
+    pipeline.start()
+    record = pipeline.client.record
+    pipeline.until(lambda: len(membership.processes(record)) == 3)
+    running = pipeline.client.submit({"command": "sleep 4; exit 5"})
+    pipeline.until(lambda: record.call("HGET", f"Job:{running}", "state") == b"running")
+    before = living(record)
+
+    def tell(text: str) -> None:
+        pipeline.config.write_text(text)
+        for worker in pipeline.workers.values():
+            worker.send_signal(signal.SIGHUP)
+
+    tell("systems: {local: {kind: local, slotss: 1}}\n")
+    pipeline.until(lambda: pipeline.log.read_text().count("the old one stays in force") == 3)
+    assert living(record) == before
+    tell("systems: {local: {kind: local, slots: 1}}\n")
+    pipeline.until(lambda: len(living(record)) == 3 and not living(record).keys() & before.keys())
+    assert len(set(living(record).values()) - set(before.values())) == 1
+    assert record.call("HGET", "Capacity", "local.slots") == b"1"
+    row = pipeline.client.wait(running, timeout=30)
+    assert (row.run, row.exit["exit_value"]) == (1, 5)
+    assert all(worker.poll() is None for worker in pipeline.workers.values())
+
+
 def test_workers_without_a_server_wait_for_it_without_spinning(pipeline: Pipeline) -> None:
     pipeline.start()
     record = pipeline.client.record
@@ -129,6 +198,11 @@ def test_an_idle_and_a_full_pipeline_cost_next_to_nothing(pipeline: Pipeline) ->
     before = sum(cpu(worker.pid) for worker in pipeline.workers.values())
     time.sleep(4)
     assert sum(cpu(worker.pid) for worker in pipeline.workers.values()) - before < 0.4  # 10 % of a core, noise included
+
+
+def living(record: Record) -> dict[str, str]:
+    """Return the processes that are not known to be gone, with the digests of their configurations."""
+    return {p.name: p.digest for p in membership.processes(record) if not p.evicted}
 
 
 def cpu(pid: int) -> float:

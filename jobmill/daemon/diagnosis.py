@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from jobmill.config import Config
 from jobmill.daemon.address import address
@@ -14,7 +13,8 @@ from jobmill.ledger import dead, listing, membership
 from jobmill.ledger.explanation import ROLES, living
 from jobmill.ledger.record import Record
 from jobmill.ledger.server_facts import UNREAD, WANTED, server_kind, settings
-from jobmill.systems.registry import load_site_systems, system_class
+from jobmill.rules.site import load_site_plugins
+from jobmill.systems.registry import system_class
 from jobmill.systems.system import Check, ExecutionSystem
 
 SKEW = 5.0  # seconds between our clock and the server's that are worth a word
@@ -45,7 +45,7 @@ def diagnose(config: Config) -> list[Check]:
 def check_system(config: Config, name: str) -> Sequence[Check]:
     """Return what a configured system says of itself."""
     try:
-        load_site_systems((config.source.parent if config.source else Path()) / "plugins" / "systems")
+        load_site_plugins(config.source)
         system = built(config, name)
         checks = system.check()
     except (JobmillError, OSError) as error:
@@ -56,8 +56,7 @@ def check_system(config: Config, name: str) -> Sequence[Check]:
 def built(config: Config, name: str) -> ExecutionSystem:
     """Return a configured system; raise ConfigError or UnknownName."""
     system = config.systems[name]
-    options = dict(system.options) | ({} if system.slots is None else {"slots": system.slots})
-    return system_class(system.kind).build(name, options, config.spool)
+    return system_class(system.kind).build(name, system.all_options, config.spool)
 
 
 def _checked(name: str, look: Callable[[], object], detail: str, fix: str) -> Check:

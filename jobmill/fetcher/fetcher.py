@@ -50,7 +50,7 @@ class Fetcher(Work):
         self._suffix = lane_suffix(lane)
         self._spool = Path(config.spool)
         self._systems: dict[str, ExecutionSystem] = {
-            name: registry.system_class(s.kind).build(name, dict(s.options), config.spool)
+            name: registry.system_class(s.kind).build(name, s.all_options, config.spool)
             for name, s in config.systems.items()
             if s.lane == lane
         }
@@ -168,6 +168,8 @@ class Fetcher(Work):
                 launch.seal(self._record, [(job.job_id, job.run, job.fence)], info.message or "it never started")
             elif info is not None:
                 over.append((job, info))
+            elif look.overdue or (job.killed and not job.wish):  # nobody there holds it to its walltime
+                self._kill(system, job, look, now, seen, over)
             elif look.state in (NativeState.ABSENT, NativeState.ENDED):
                 if job.absent and now - job.absent > GRACE:
                     over.append((job, _lost(look)))
@@ -176,7 +178,7 @@ class Fetcher(Work):
             else:
                 state = "unknown" if look.state is NativeState.UNKNOWN else look.state.value
                 fields = {"progress": look.progress or "", "native_state": look.native_state or "", "absent": ""}
-                often = look.progress or job.owner in self._janitor.dead
+                often = look.progress or look.orphan or job.owner in self._janitor.dead
                 seen.append(_seen(job, state, ORPHAN if often else system.poll_interval, fields))
         poll.touch(self._record, seen)
         self._finish(over)
@@ -197,9 +199,9 @@ class Fetcher(Work):
             return
         info = system.exit_info([job.handle]).get(job.handle)
         if info is None and look.state is not NativeState.UNKNOWN and (job.killed and now - job.killed > 1.0):
-            info = ExitInfo(
-                exit_status=ExitStatus.KILLED_BY_USER, reason="cancelled", evidence="no process of it is left"
-            )
+            status = ExitStatus.KILLED_BY_USER if job.wish else ExitStatus.UNDETERMINED
+            reason = "cancelled" if job.wish else "timeout"
+            info = ExitInfo(exit_status=status, reason=reason, evidence="no process of it is left")
         if info is None:
             seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
         else:

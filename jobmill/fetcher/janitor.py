@@ -34,6 +34,7 @@ class Janitor:
     def __init__(self, record: Record, config: Config, lane: str, systems: Mapping[str, ExecutionSystem]) -> None:
         self._record = record
         self._keep = config.limits.keep_ended
+        self._silence = config.limits.lease
         self._lane = lane
         self._suffix = lane_suffix(lane)
         self._systems = systems
@@ -67,11 +68,13 @@ class Janitor:
                     self._recover(process, proved=True, first=False)
                 continue
             proved = membership.dead(process)
-            if proved or now - process.seen > membership.SILENCE:
+            if proved or now - process.seen > self._silence:
                 self._recover(process, proved=proved, first=True)
 
     def _recover(self, process: membership.Process, *, proved: bool, first: bool) -> None:
-        moved = membership.recover(self._record, process.name, self._queues(process.lane), proved=proved)
+        moved = membership.recover(
+            self._record, process.name, self._queues(process.lane), proved=proved, silence=self._silence
+        )
         if moved < 0:
             return
         expired = launch.expire(self._record, lane_suffix(process.lane), process.name)

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from jobmill.jobs.spec_parts import Retry
 from jobmill.jobs.states import State
 from jobmill.ledger.ending import RunEnd
 
-RETRY_DEFAULT = ("oom", "timeout", "node_fail", "lost")
+OWN_ENDS = ("exit_value", "signal", "missing_output", "start_failed")  # reasons that the word `failed` covers
 
 
 def judge(
@@ -66,7 +67,7 @@ def _regular(info: Mapping[str, Any]) -> bool:
 
 
 def _base(terms: Mapping[str, Any], folder: Path) -> Path:
-    return folder / (terms.get("workdir") or "")
+    return folder / Path(terms.get("workdir") or "").expanduser()
 
 
 def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
@@ -78,12 +79,10 @@ def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
     ]
 
 
-def _retry(retry: Mapping[str, Any] | None, info: Mapping[str, Any], retries: int) -> float | None:
-    """Return after how many seconds the next run follows, or None. A bare exit value is retried on `failed` only."""
-    if not retry or retries >= int(retry["max"]):
+def _retry(terms: Mapping[str, Any] | None, info: Mapping[str, Any], retries: int) -> float | None:
+    """Return after how many seconds the next run follows, or None. `failed` stands for every end of the job's own."""
+    if not terms:
         return None
-    reason = str(info.get("reason", ""))
-    on = retry.get("on") or RETRY_DEFAULT
-    if not (reason in on or "any" in on or ("failed" in on and reason in ("exit_value", "signal", "missing_output"))):
-        return None
-    return float(retry.get("delay") or 0) * float(retry.get("backoff") or 1) ** retries
+    retry, reason = Retry.model_validate(terms), str(info.get("reason", ""))
+    covered = retry.covers(reason) or (reason in OWN_ENDS and retry.covers("failed"))
+    return retry.wait(retries + 1) if covered and retries < retry.max else None

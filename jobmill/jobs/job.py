@@ -23,6 +23,7 @@ from jobmill.systems.system import ExecutionSystem, ExitInfo, Handle, Submission
 STEPPER = str(Path(__file__).with_name("stepper.py"))
 RETURN_FILE = "return.json"  # in the run folder; the job finds its path in $JOBMILL_RETURN_FILE
 OF_A_RUN = RESERVED_ENV | {"JOBMILL_RUN_FOLDER", "JOBMILL_TOKEN"}
+SECRET = frozenset({"JOBMILL_REDIS_URL"})  # may hold the worker's password; a job that submits gets its own by `env`
 _NO_LETTER = re.compile(r"[^A-Za-z0-9]")
 
 
@@ -184,7 +185,8 @@ class Job:
 def inherited(wanted: bool | Sequence[str]) -> dict[str, str]:
     """Return the named variables of this process's environment, with True all of them.
 
-    What names another run is left out: a worker may itself have been started by a job.
+    What names another run is left out (a worker may itself have been started by a job), and so is what holds the
+    worker's own password.
     """
     names = os.environ if wanted is True else wanted or ()
-    return {name: os.environ[name] for name in names if name in os.environ and name not in OF_A_RUN}
+    return {name: os.environ[name] for name in names if name in os.environ and name not in OF_A_RUN | SECRET}

@@ -16,14 +16,14 @@ from jobmill.jobs.spec_fields import (
     Env,
     FilePath,
     Flag,
+    Ids,
     Inherit,
     JobId,
     Moment,
     Name,
-    Names,
     Part,
     PlainMapping,
-    PositiveDuration,
+    SystemName,
     Text,
     Word,
     Words,
@@ -31,13 +31,12 @@ from jobmill.jobs.spec_fields import (
     one_of,
 )
 from jobmill.jobs.spec_keys import Arranged, apply_settings
-from jobmill.jobs.spec_parts import RETRY_REASONS, Escalate, Output, Resources, Retry, Step
+from jobmill.jobs.spec_parts import RETRY_REASONS, Output, Resources, Retry, Step
 from jobmill.jobs.spec_problems import Problem, message, problems_of
 
 __all__ = [
     "ID_PATTERN",
     "RETRY_REASONS",
-    "Escalate",
     "JobSpec",
     "Output",
     "Resources",
@@ -65,7 +64,7 @@ class JobSpec(Part):
         str,
         Check(matching(r"[A-Za-z][A-Za-z0-9_]{0,63}", "is no class name; write Local, Cluster …")),
     ] | None = Field(default=None, alias="ClassType")  # fmt: skip
-    system: JobId | None = None  # a system's name in the configuration
+    system: SystemName | None = None  # a system's name in the configuration
     workdir: FilePath | None = None
     env: Env = Field(default_factory=dict)
     inherit_env: Inherit = ()  # names of variables, or True for all
@@ -75,7 +74,6 @@ class JobSpec(Part):
     resources: Resources = _ANY
     queue: Word | None = None
     account: Word | None = None
-    qos: Word | None = None
     native: Text | None = None  # goes to the scheduler untouched
     user: Word | None = None
     project: Word | None = None
@@ -84,8 +82,7 @@ class JobSpec(Part):
     outputs: tuple[Output, ...] = ()
     steps: tuple[Step, ...] = ()
     retry: Retry = _ONCE
-    max_pending: PositiveDuration | None = None  # seconds in line before the job is given up
-    depends_on: Names = ()  # ids or names
+    depends_on: Ids = ()
     after: Annotated[str, Check(one_of("ok", "any", "failed"))] = "ok"  # which ends of these count
     params: PlainMapping = Field(default_factory=dict)
     hold: Flag = False
@@ -156,7 +153,6 @@ _KEYS = {
     "": tuple(field.alias or name for name, field in JobSpec.model_fields.items()),
     "resources": tuple(Resources.model_fields),
     "retry": tuple(Retry.model_fields),
-    "escalate": tuple(Escalate.model_fields),
     "outputs": tuple(Output.model_fields),
     "steps": tuple(Step.model_fields),
 }

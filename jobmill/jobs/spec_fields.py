@@ -164,6 +164,16 @@ def one_of(*words: str) -> Callable[[Any], str]:
 WORD = r"(?!-)[^\s:\x00-\x20\x7f-\x9f]{1,128}"
 _word = matching(WORD, "must be one word of at most 128 characters, without blanks and ':' and without a leading '-'")
 check_id = matching(ID_PATTERN, "must be letters, digits, '.', '_', '-' (at most 64, the first a letter or digit)")
+
+
+def check_job_id(value: object) -> str:
+    """Return an id; those words that stand for other jobs on the command line are none (`cancel all`)."""
+    text = check_id(value)
+    if text in ("all", "last"):
+        raise ValueError(f"{shown(text)} means other jobs in every command; use another id")
+    return text
+
+
 check_file = matching(ID_PATTERN, "must be a plain file name of letters, digits, '.', '_', '-' (at most 64)")
 
 
@@ -279,12 +289,12 @@ def _plain_mapping(value: Any) -> dict[str, Any]:
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 Flag = Annotated[bool, Field(strict=True)]
-Factor = Annotated[float, Field(strict=True, ge=1, le=100, allow_inf_nan=False)]
-JobId = Annotated[str, Check(check_id)]
+JobId = Annotated[str, Check(check_job_id)]
+Ids = Annotated[tuple[str, ...], Check(_list_of(check_job_id))]
+SystemName = Annotated[str, Check(check_id)]
 Name = Annotated[str, Check(_name)]
 Word = Annotated[str, Check(_word)]
 Words = Annotated[tuple[str, ...], Check(_list_of(_word))]
-Names = Annotated[tuple[str, ...], Check(_list_of(_name))]
 File = Annotated[str, Check(check_file)]
 Files = Annotated[tuple[str, ...], Check(_list_of(check_file))]
 FilePath = Annotated[str, Check(_path)]

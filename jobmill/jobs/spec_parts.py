@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
@@ -12,7 +13,6 @@ from jobmill.jobs.spec_fields import (
     Command,
     Count,
     Duration,
-    Factor,
     File,
     Files,
     Flag,
@@ -56,13 +56,6 @@ class Resources(Part):
     tasks: Count | None = None
 
 
-class Escalate(Part):
-    """Factors for the next run, applied only to what was short: memory after oom, walltime after timeout."""
-
-    memory: Factor = 1.0
-    walltime: Factor = 1.0
-
-
 class Retry(Part):
     """How often and when a run that ended badly is tried again."""
 
@@ -72,12 +65,13 @@ class Retry(Part):
         2.0  # factor for each further run
     )
     on: Annotated[tuple[str, ...], Check(_retry_on)] = ("oom", "timeout", "node_fail", "lost")
-    escalate: Escalate = Escalate()
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, value: Any) -> Any:
         """Let ``retry: 3`` mean ``retry: {max: 3}``."""
+        if isinstance(value, Mapping) and "escalate" in value:
+            raise ValueError("escalate is not supported in this version of jobmill; take it out")
         return {"max": value} if type(value) is int else value
 
     def covers(self, reason: str) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jobmill.ledger.record import Record, text
 
@@ -27,16 +28,12 @@ def entries(record: Record, first: int = 0, last: int = -1) -> list[DeadEntry]:
     """Return the dead entries from ``first`` to ``last``, oldest first."""
     found = []
     for i, whole in enumerate(record.call("LRANGE", record.keys("Dead_Queue"), first, last)):
-        head, _, raw = whole.partition(b"\n")
-        try:
-            header = json.loads(head.decode("utf-8", "replace"))
-        except ValueError:
-            header, raw = {"reason": "pushed here by hand"}, whole
+        header, raw = _parted(whole)
         found.append(
             DeadEntry(
                 position=first + i,
                 digest=hashlib.sha1(whole, usedforsecurity=False).hexdigest(),
-                reason=str(header.get("reason", "?")),
+                reason=str(header["reason"]),
                 queue=str(header.get("queue", "")),
                 time=float(header.get("time", 0)),
                 job_id=str(header.get("id", "")),
@@ -44,6 +41,20 @@ def entries(record: Record, first: int = 0, last: int = -1) -> list[DeadEntry]:
             )
         )
     return found
+
+
+def _parted(whole: bytes) -> tuple[dict[str, Any], bytes]:
+    """Return the header and the entry below it; whoever can push may push here what has no header of ours."""
+    head, _, raw = whole.partition(b"\n")
+    try:
+        header = json.loads(head.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        header = None
+    if isinstance(header, dict) and "reason" in header:
+        when = header.get("time", 0)
+        if isinstance(when, int | float) and abs(when) < 1e12:  # not so for NaN
+            return header, raw
+    return {"reason": "pushed here by hand"}, whole
 
 
 def requeue(record: Record, chosen: Sequence[DeadEntry]) -> int:

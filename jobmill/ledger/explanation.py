@@ -14,6 +14,7 @@ from jobmill.ledger.membership import SILENCE, Process
 from jobmill.ledger.record import Record, text
 
 ROLES = ("manager", "starter", "fetcher")
+MESSAGE = 500  # characters of a job's own message that a line bears; `jobmill show` has all of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Explainer:
             why = row.facts.get("why", "start_after")
             if wait <= 0:
                 return self.missing("fetcher") or Reason(why=f"{why}; due now")
-            return Reason(why=f"{why}; due in {wait:.0f} s")
+            return Reason(why=f"{why}; due in {_span(wait)}")
         if state is State.WAITING:
             return self._waiting(row)
         if state is State.GRANTED:
@@ -149,9 +150,19 @@ def ending(row: JobRow) -> str:
         parts.insert(0, str(reason))
     words = ", ".join(parts) or str(end.get("exit_status", ""))
     message = str(end.get("message") or "").strip()
+    if len(message) > MESSAGE:
+        message = f"{message[:MESSAGE]} …"
     if message.startswith(f"{reason} ") and row.state is State.CANCELLED:
         return message  # "cancelled by ann: wrong input" says it all
     return f"{words}: {message}" if message and message != words else words
+
+
+def _span(seconds: float) -> str:
+    """Return ``95 s``, ``12 min``, ``30 h`` or ``3 days``."""
+    for most, size, unit in ((120, 1, "s"), (7200, 60, "min"), (172_800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds / 86400:,.0f} days"
 
 
 def living(process: Process, now: float) -> bool:

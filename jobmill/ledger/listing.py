@@ -152,7 +152,7 @@ def _lines(record: Record) -> list[str]:
     for system in record.call("HKEYS", keys("Systems")):
         ranks = keys("Waiting:" + text(system))
         found += [f"{ranks}:{text(user)}" for user in record.call("ZRANGE", ranks, 0, -1)]
-    found += [keys("Full:" + text(name)) for name in record.client.sscan_iter(keys("Full"))]
+    found += [keys("Full:" + name) for name in record.members(keys("Full"))]
     return [*found, keys("Blocked")]
 
 

@@ -76,7 +76,7 @@ class Membership:
     def register(self) -> None:
         """Enter under a new name; what the record holds under an old one is never touched again."""
         host = socket.gethostname()
-        self.name = f"{self.role}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        name = f"{self.role}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
         facts = {
             "role": self.role,
             "host": host,
@@ -87,7 +87,8 @@ class Membership:
             "digest": self.digest,
         }
         flat = [value for pair in facts.items() for value in pair]
-        self.identity = text(self.record.run("register", self.name, *flat))
+        self.identity = text(self.record.run("register", name, *flat))
+        self.name = name  # a name whose answer was cut is given up: it falls silent
 
     def beat(self, progress: str = "", starting: Sequence[str] = (), lease: float = SILENCE) -> dict[str, str]:
         """Renew this process and the leases of its launches (ids, at most 250); return their wishes. Raise Evicted."""
@@ -131,11 +132,13 @@ def processes(record: Record) -> list[Process]:
     return found
 
 
-def recover(record: Record, process: str, queues: Sequence[str], *, proved: bool = False) -> int:
+def recover(
+    record: Record, process: str, queues: Sequence[str], *, proved: bool = False, silence: float = SILENCE
+) -> int:
     """Declare a process dead and give its lists back; return how many entries moved, -1 when it is not silent."""
     moved = 0
     while True:
-        count, left = record.run("recover", process, 0 if proved else int(SILENCE * 1000), POISON, *queues)
+        count, left = record.run("recover", process, 0 if proved else int(silence * 1000), POISON, *queues)
         if count < 0:
             return -1
         moved += int(count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobmill.ledger import script
@@ -42,6 +42,15 @@ class Record:
             for command in commands:
                 pipe.execute_command(*command)  # type: ignore[no-untyped-call]
             return list(pipe.execute())
+
+    def members(self, key: str) -> Iterator[str]:
+        """Go through the members of a set, a page a round trip."""
+        cursor = "0"
+        while True:
+            cursor, page = self.call("SSCAN", key, cursor, "COUNT", BATCH)
+            yield from map(text, page)
+            if int(cursor) == 0:
+                return
 
     def ping(self) -> None:
         """Return when the server answers; raise ServerUnavailable when it does not."""

@@ -53,8 +53,7 @@ def granted(record: Record, sets: Sequence[str], count: int = BATCH) -> list[str
     """Return up to ``count`` granted jobs among the members of sets."""
     found: list[str] = []
     for name in sets:
-        for member in record.client.sscan_iter(record.keys(name), count=BATCH):
-            job_id = text(member)
+        for job_id in record.members(record.keys(name)):
             if text(record.call("HGET", record.keys.job(job_id), "state") or "") == State.GRANTED:
                 found.append(job_id)
                 if len(found) >= count:

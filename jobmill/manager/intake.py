@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from jobmill.config import Config
 from jobmill.errors import JobmillError, SpecError
 from jobmill.jobs import document
-from jobmill.jobs.spec import JobSpec, new_id
+from jobmill.jobs.document import Document
+from jobmill.jobs.spec import ID_PATTERN, JobSpec, new_id
 from jobmill.ledger.admission import Entry, Refusal
 from jobmill.manager.needs import Needs
 from jobmill.rules.dispatcher import Dispatcher
@@ -47,9 +49,8 @@ class Intake:
             documents = document.load(raw, limit=self._limit)
             if len(documents) > 1:
                 return Stream(documents=[d.entry for d in documents])
-            spec = JobSpec.parse(documents[0])
-            job_id = spec.id or ""
-            return self._admit(spec)
+            job_id = _id_of(documents[0])
+            return self._admit(JobSpec.parse(documents[0]))
         except (JobmillError, RecursionError) as error:
             return Refusal(reason=str(error) or type(error).__name__, queue=queue, job_id=job_id)
 
@@ -82,3 +83,9 @@ class Intake:
             after=spec.after or "ok",
             tags=spec.tags or (),
         )
+
+
+def _id_of(document: Document) -> str:
+    """Return the id that a document gives, even where the rest of it is wrong: who waits for it is told the reason."""
+    job_id = document.data.get("id")
+    return job_id if isinstance(job_id, str) and re.fullmatch(ID_PATTERN, job_id) else ""

@@ -29,20 +29,16 @@ class Manager(Work):
 
     role = "manager"
 
-    def __init__(self, record: Record, config: Config, *, reread: Callable[[], Config] | None = None) -> None:
+    def __init__(self, record: Record, config: Config) -> None:
         self._record = record
-        self._reread = reread
-        self._configure(config)
-        self._census = Census(record, config.limits.max_waiting)
-        self._member: Membership | None = None
-
-    def _configure(self, config: Config) -> None:
         self._config = config
         self.digest = config.digest
         self._sites = Sites(config)
         self._needs = Needs(self._sites.sets)
         self._intake = Intake(config, self._sites.dispatcher(), self._needs)
         self._applied = False
+        self._census = Census(record, config.limits.max_waiting)
+        self._member: Membership | None = None
 
     def queues(self) -> Sequence[str]:
         """Return the two lists that it takes from."""
@@ -71,19 +67,6 @@ class Manager(Work):
         self._census.refresh()
         self._grant()
 
-    def reload(self) -> None:
-        """Read the configuration again; one that is wrong changes nothing."""
-        if self._reread is None:
-            return
-        try:
-            self._configure(self._reread())
-        except Exception as error:  # whatever a file can hold must not stop a worker
-            logger.error("the configuration was not reloaded: %s", error)
-            return
-        if self._member is not None:
-            self.enter(self._member)
-        logger.info("the configuration was reloaded", extra={"digest": self.digest})
-
     def _admit(self) -> int:
         assert self._member is not None
         batch = admission.take(self._member, INTAKE, BATCH, self._config.limits.document)
@@ -107,9 +90,9 @@ class Manager(Work):
                 logger.warning("refused: %s", entry.reason, extra={"id": entry.job_id or "?"})
             elif word == "dead":
                 logger.warning("refused: its id is taken by another job", extra={"id": entry.job_id})
-        if len(found) == 1 and isinstance(found[0], Entry):
+        if len(found) == 1 and isinstance(found[0], Entry) and words != ["dead"]:
             logger.info("%s", words[0], extra={"id": found[0].job_id, "system": found[0].system})
-        else:
+        elif len(found) > 1:
             logger.info("admitted a batch", extra={"jobs": words.count("admitted"), "refused": words.count("dead")})
         self._grant()
         return BATCH if len(found) < len(batch.entries) else len(found)

@@ -25,6 +25,7 @@ class Sites:
         self._limits: dict[str, int | None] = dict(config.capacities)
         for name, system in config.systems.items():
             kind = registry.system_class(system.kind)
+            kind.build(name, system.all_options, config.spool)  # says what is wrong with its options
             self.sets[name] = capacity_set(kind, name)
             for what, limit in kind.limits(system.slots, system.limit, system.options).items():
                 self._limits.setdefault(self.sets[name] if what == "queue" else f"{name}.{what}", limit)

@@ -55,8 +55,8 @@ def _most_interesting(following: Following) -> list[str]:
 
 def _tell(following: Following, board: Board, job_ids: list[str]) -> None:
     try:
+        look = Explainer(following.record)  # first: or a job would be said to wait for the slot that it has just got
         rows = following.rows(job_ids)
-        look = Explainer(following.record)
         reasons = look.reasons(list(rows.values()))
         if queued := [i for i in job_ids if not following.states[i]]:
             reason = look.queued()

@@ -23,8 +23,7 @@ def show_output(client: Client, job_id: str, *, stream: str, step: str | None, f
     spec = client.spec(job_id)
     name = stream if step is None else _log_of(spec, step)
     if run is not None and run != row.run:
-        _write(_from_file(client.folder(row, run) / name, 0))
-        return 0
+        return _show_run(client, row, run, name)
     elsewhere = _named(spec, row, client, stream) if step is None else None
     offset, number, told, ended = 0, row.run, False, row.ended
     while True:
@@ -47,6 +46,19 @@ def show_output(client: Client, job_id: str, *, stream: str, step: str | None, f
             terminal.note(f"run {number} of {row.id}:")
     if not offset and not follow:
         _say_why_empty(row, name, ended)
+    return 0
+
+
+def _show_run(client: Client, row: JobRow, run: int, name: str) -> int:
+    """Write what an earlier run left in its folder."""
+    folder = client.folder(row, run)
+    if run > row.run or not folder.is_dir():
+        known = "run 1 is its only one" if row.run == 1 else f"its runs: 1 to {row.run}"
+        raise UnknownName(f"no run {run} of {row.id} here; {known} (jobmill show {row.id})")
+    offset = 0
+    while part := _from_file(folder / name, offset):
+        _write(part)
+        offset += len(part)
     return 0
 
 

@@ -58,11 +58,11 @@ def _check_configuration(path: Path) -> None:
     """Read it whole, find its systems and rules, build each system; raise ConfigError."""
     from jobmill.daemon.diagnosis import built
     from jobmill.manager.sites import Sites
-    from jobmill.systems.registry import load_site_systems
+    from jobmill.rules.site import load_site_plugins
 
     environ = {key: value for key, value in os.environ.items() if key != "JOBMILL_REDIS_URL"}
     config = load(path, environ=environ)
-    load_site_systems(path.absolute().parent / "plugins" / "systems")
+    load_site_plugins(path.absolute())
     problems = []
     for name in config.systems:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from jobmill.client import Client
 from jobmill.errors import JobmillError
@@ -14,9 +15,14 @@ from jobmill.screen import terminal
 from jobmill.screen.job_row import as_json, spent
 from jobmill.screen.moment import duration
 
+if TYPE_CHECKING:
+    from jobmill.systems.system import ExecutionSystem
+
 FULL = 20  # jobs up to which every one is told with its output
 LINES = 10  # of stdout, at its end
 BYTES = 16384  # of a stream that are looked at, at its end
+RETURNED = 1 << 20  # bytes of a return file that are read to be shown
+SHOWN = 2000  # characters of it on the screen
 
 
 def show_results(client: Client, following: Following, names: Mapping[str, str], *, as_lines: bool) -> int:
@@ -27,7 +33,9 @@ def show_results(client: Client, following: Following, names: Mapping[str, str],
             if job_id in following.refused:
                 terminal.say_json({"id": job_id, "state": "refused", "reason": following.refused[job_id]})
             elif row := rows.get(job_id):
-                terminal.say_json(as_json(row, folder=_folder(client, row), returned=_returned(client, row)))
+                returned, problem = _returned(client, row)
+                more = {"return_problem": problem} if problem else {}
+                terminal.say_json(as_json(row, folder=_folder(client, row), returned=returned, **more))
     else:
         few = len(following.states) <= FULL
         told = 0
@@ -64,11 +72,14 @@ def _show(client: Client, row: JobRow, name: str, *, stdout: bool) -> None:
         _show_stream(client, row, "stdout", LINES)
     if row.state is not State.DONE:
         _show_stream(client, row, "stderr", LINES)
-    returned = _returned(client, row)
-    if returned is not None:
+    returned, problem = _returned(client, row)
+    if problem:
+        terminal.say(f"  returned {problem}")
+    elif returned is not None:
         import json
 
-        terminal.say(f"  returned {terminal.clean(json.dumps(returned, ensure_ascii=False))}")
+        text = terminal.clean(json.dumps(returned, ensure_ascii=False))
+        terminal.say("  returned " + (text if len(text) <= SHOWN else f"{text[:SHOWN]} … (all of it: --json)"))
     if folder := _folder(client, row):
         terminal.say(terminal.paint(f"  files: {folder}", "dim"))
 
@@ -90,16 +101,26 @@ def tail(client: Client, row: JobRow, stream: str, most: int) -> tuple[list[str]
         return [], False
     try:
         system = client.system(row.system)
-        data, offset, cut = b"", 0, False
-        while part := system.logs(handle, stream, offset):
-            offset += len(part)
-            data += part
-            if len(data) > 4 * BYTES:
-                data, cut = data[-BYTES:], True
+        begin = max(0, _size(system, handle, stream) - BYTES)
+        data = system.logs(handle, stream, begin, BYTES)
     except (JobmillError, OSError, ValueError):
         return [], False
     lines = terminal.clean_lines(data.decode("utf-8", "replace"))
-    return lines[-most:], cut or len(lines) > most
+    return lines[-most:], begin > 0 or len(lines) > most
+
+
+def _size(system: ExecutionSystem, handle: str, stream: str) -> int:
+    """Return how long a stream is: some 60 looks for its last byte in a terabyte, and nothing else is read."""
+    low, high = 0, 1 << 16
+    while high < 1 << 50 and system.logs(handle, stream, high, 1):
+        low, high = high + 1, high * 2
+    while low < high:
+        middle = (low + high) // 2
+        if system.logs(handle, stream, middle, 1):
+            low = middle + 1
+        else:
+            high = middle
+    return low
 
 
 def _folder(client: Client, row: JobRow) -> str:
@@ -109,16 +130,22 @@ def _folder(client: Client, row: JobRow) -> str:
         return ""
 
 
-def _returned(client: Client, row: JobRow) -> object:
+def _returned(client: Client, row: JobRow) -> tuple[object, str]:
+    """Return what a done job returned; or None and why it is not told."""
     import json
 
     if row.state is not State.DONE:
-        return None
+        return None, ""
     try:
-        data = client.log(row, "return.json")
-        return json.loads(data) if data.strip() else None
+        data = client.log(row, "return.json", most=RETURNED)
     except (JobmillError, OSError, ValueError):
-        return None
+        return None, ""
+    if len(data) > RETURNED:
+        return None, f"more than {RETURNED >> 20} MiB, too much to show: return.json among its files"
+    try:
+        return (json.loads(data) if data.strip() else None), ""
+    except (ValueError, RecursionError) as error:
+        return None, f"what is no JSON ({terminal.clean(error)}): return.json among its files"
 
 
 def names_of(specs: Sequence[object]) -> dict[str, str]:

@@ -31,7 +31,9 @@ def dry_run(client: Client, config: Config, specs: Sequence[JobSpec], *, as_json
     """Print each job in its canonical form, the system that the rules choose, and why; 2 when one would be refused."""
     from jobmill.jobs.quantity import format_duration
     from jobmill.manager.sites import Sites
+    from jobmill.rules.site import load_site_plugins
 
+    load_site_plugins(config.source)
     dispatcher = Sites(config).dispatcher()
     refused = 0
     for spec in specs:

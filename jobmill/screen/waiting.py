@@ -8,6 +8,7 @@ from jobmill.client import Client
 from jobmill.errors import TransientError, UnknownName
 from jobmill.jobs.states import State
 from jobmill.ledger import listing
+from jobmill.ledger.connection import mask
 from jobmill.ledger.following import Following
 from jobmill.ledger.record import batches
 from jobmill.screen import terminal
@@ -23,7 +24,8 @@ def wait(client: Client, job_ids: Sequence[str], *, timeout: float | None, as_js
     following.step(0.001)
     unknown = [i for i, state in following.states.items() if not state]
     if unknown and not int(client.record.call("LLEN", client.record.keys("Job_Queue"))) and not _taken(client, unknown):
-        raise UnknownName(f"no job {unknown[0]!r} in the record at {client.record.url} or in Job_Queue (jobmill list)")
+        place = mask(client.record.url)
+        raise UnknownName(f"no job {unknown[0]!r} in the record at {place} or in Job_Queue (jobmill list)")
     rows = following.rows(list(following.states))
     names = {i: f"{rows[i].name} ({i})" if i in rows and rows[i].name else i for i in following.states}
     shown = board(names)

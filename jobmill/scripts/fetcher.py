@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jobmill.config import Config
 from jobmill.fetcher.fetcher import Fetcher
@@ -11,7 +11,7 @@ from jobmill.ledger.record import Record
 from jobmill.worker.command import serve
 
 
-def _make(record: Record, config: Config, lane: str, reread: Callable[[], Config]) -> Fetcher:
+def _make(record: Record, config: Config, lane: str) -> Fetcher:
     return Fetcher(record, config, lane=lane)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jobmill.config import Config
 from jobmill.ledger.record import Record
@@ -11,8 +11,8 @@ from jobmill.manager.manager import Manager
 from jobmill.worker.command import serve
 
 
-def _make(record: Record, config: Config, lane: str, reread: Callable[[], Config]) -> Manager:
-    return Manager(record, config, reread=reread)
+def _make(record: Record, config: Config, lane: str) -> Manager:
+    return Manager(record, config)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

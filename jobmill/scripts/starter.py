@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jobmill.config import Config
 from jobmill.ledger.record import Record
@@ -11,7 +11,7 @@ from jobmill.starter.starter import Starter
 from jobmill.worker.command import serve
 
 
-def _make(record: Record, config: Config, lane: str, reread: Callable[[], Config]) -> Starter:
+def _make(record: Record, config: Config, lane: str) -> Starter:
     return Starter(record, config, lane=lane)
 
 

@@ -24,7 +24,7 @@ class Bench:
         self.spool = config.spool
         self.lane = lane
         self.systems: dict[str, ExecutionSystem] = {
-            name: registry.system_class(s.kind).build(name, dict(s.options) | _slots(s.slots), config.spool)
+            name: registry.system_class(s.kind).build(name, s.all_options, config.spool)
             for name, s in config.systems.items()
             if s.lane == lane
         }
@@ -69,7 +69,3 @@ class Bench:
         """Take nothing more; what runs goes on."""
         for system in self.systems.values():
             system.close()
-
-
-def _slots(slots: int | None) -> dict[str, int]:
-    return {} if slots is None else {"slots": slots}

@@ -35,7 +35,6 @@ from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
 
-LEASE = 10.0  # seconds of a launch under way, renewed by the heartbeat
 SETTLE = 0.03  # seconds that a start waits for its end before it is committed: a short job needs no commit
 LINGER = 0.005  # seconds that ends are gathered while many arrive
 STEPS = 0.5  # seconds until the first poll of a job in steps
@@ -52,6 +51,7 @@ class Starter(Work):
         self._record = record
         self.lane = lane
         self.digest = config.digest
+        self.lease = config.limits.lease
         self._queue = "Granted_Queue" + lane_suffix(lane)
         self._bench = Bench(record, config, lane)
         self._member: Membership | None = None
@@ -86,7 +86,7 @@ class Starter(Work):
             return 0
         self._begun = batch
         granted = [Granted.read(entry) for entry in batch.entries]
-        went = launch.begin(self._member, batch, [self._intent(g) for g in granted], LEASE)
+        went = launch.begin(self._member, batch, [self._intent(g) for g in granted], self.lease)
         self._begun = None
         self._launch([g for g, go in zip(granted, went, strict=True) if go and g is not None])
         return len(batch.entries)
@@ -202,7 +202,7 @@ class Starter(Work):
                 elif isinstance(notice, End) and (flight := self._forget(notice.token)) is not None:
                     if '"reason":"withdrawn"' in notice.exit:
                         self._back.append(flight)
-                    else:
+                    elif '"reason":"taken"' not in notice.exit:  # else its lease runs out, and it is settled
                         self._push(flight.end(notice.exit))
 
     def flush(self, now: float) -> float | None:
@@ -223,10 +223,10 @@ class Starter(Work):
         for token in self._fresh:
             flight = self._flights[token]
             if not flight.started:
-                break  # in order of launch: those behind it have not started either
+                continue
             if now - flight.started < SETTLE:
                 waits.append(SETTLE - (now - flight.started))
-                break
+                break  # in order of launch: those behind it started later
             ripe.append(token)
         for tokens in batches(ripe):
             self._commit(tokens)

@@ -111,6 +111,8 @@ class Guard:
                 run = run_folder.read(folder)
             except OSError:
                 run = None
+            if run is not None and not entry.pid and run.guard not in (None, name):
+                continue  # another was first at its marker
             if run is not None and run.token not in (None, entry.token):
                 run = None  # another launch's folder by now
                 if not entry.pid:

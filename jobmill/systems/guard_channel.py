@@ -22,6 +22,7 @@ ROOT = str(Path(__file__).resolve().parent.parent.parent)  # what holds the pack
 PIPE_SIZE = 1 << 20  # bytes that the kernel is asked to hold for each direction
 CHUNK = 1 << 18
 PAUSE_MAX = 1.0  # seconds between starts of guards that die at once
+TAKEN = run_folder.never_started("taken", "its marker is taken, and nobody has told a start or an end")
 WITHDRAWN = run_folder.never_started("withdrawn", "taken out of line before it started")
 
 
@@ -263,6 +264,8 @@ class GuardChannel:
             self._ended(token, value)
         elif word == "out":
             self._ended(token, WITHDRAWN)
+        elif word == "taken":
+            self._ended(token, TAKEN)
         elif word == "restarted":
             self._resend(int(token))
         elif word == "bad":

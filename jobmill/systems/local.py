@@ -304,7 +304,13 @@ class LocalSystem(ExecutionSystem):
         if run.pid is not None and process_tree.alive(run.pid, run.start):
             steps = progress(os.fsdecode(folder))
             return Observation(
-                state=NativeState.RUNNING, native_state="running", host=run.host, alive=True, progress=steps
+                state=NativeState.RUNNING,
+                native_state="running",
+                host=run.host,
+                alive=True,
+                progress=steps,
+                orphan=not guarded,
+                overdue=not guarded and slot_table.overdue(self._folder, run.guard, token),
             )
         if guarded:  # about to be spawned, or about to be recorded
             state = NativeState.SUBMITTED if run.pid is None else NativeState.RUNNING
@@ -313,7 +319,11 @@ class LocalSystem(ExecutionSystem):
         if again is not None and again.end is not None:
             return Observation(state=NativeState.ENDED, host=run.host)
         if process_tree.members(token, folder, run.pid, run.start, run.ended):
-            return Observation(state=NativeState.RUNNING, host=run.host, alive=True, reason="its first process is gone")
+            late = slot_table.overdue(self._folder, run.guard, token)
+            reason = "its first process is gone"
+            return Observation(
+                state=NativeState.RUNNING, host=run.host, alive=True, reason=reason, orphan=True, overdue=late
+            )
         if run.left is not None:
             return Observation(state=NativeState.ENDED, host=run.host)
         return Observation(state=NativeState.ABSENT, host=run.host, reason="process gone, no end recorded")

@@ -11,6 +11,7 @@ Creating the file exclusively *is* the right to start the launch, so a launch ha
 line ends in ``end``. The first end counts. It is not fsynced: a killed process loses nothing.
 """
 
+import errno
 import json
 import os
 import time
@@ -118,10 +119,31 @@ def make(folder: bytes) -> None:
         pass
 
 
-def take(folder: bytes) -> int:
-    """Create the marker exclusively and return its descriptor for appending; FileExistsError: somebody was first."""
-    path = os.path.join(folder, b"run")
-    return os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)
+def take(folder: bytes, text: bytes = b"") -> int:
+    """Create the marker, exclusively and whole with this text; return a descriptor that appends to it.
+
+    FileExistsError: somebody was first. Nobody ever sees a marker that does not say whose it is, whoever is killed
+    when: the text is written beside it, and a link, which never replaces, gives it its name.
+    """
+    path, own = os.path.join(folder, b"run"), os.path.join(folder, b"run.%d.%d" % (os.getpid(), NAMESPACE))
+    fd = os.open(own, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o644)
+    try:
+        write(fd, text)
+        os.link(own, path)
+        return fd
+    except OSError as error:
+        os.close(fd)
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+    finally:
+        os.unlink(own)
+    fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)  # a file system without links
+    try:
+        write(fd, text)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def reopen(folder: bytes) -> int:
@@ -158,13 +180,9 @@ def pid_line(pid: int, start: int) -> bytes:
 def seal(folder: bytes, token: str, guard: str, reason: str, message: str) -> str:
     """Take the marker for good, so that the launch can never start; FileExistsError: somebody was first."""
     make(folder)
-    fd = take(folder)
-    try:
-        record = never_started(reason, message)
-        write(fd, header(token, guard) + end_line("sealed", record))
-        return record
-    finally:
-        os.close(fd)
+    record = never_started(reason, message)
+    os.close(take(folder, header(token, guard) + end_line("sealed", record)))
+    return record
 
 
 def never_started(reason: str, message: str, exit_value: "int | None" = None) -> str:

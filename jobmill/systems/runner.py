@@ -9,7 +9,9 @@ Standard library only, Python 3.6 and later; one thread. Commands come on stdin,
     withdraw <JSON array of tokens>       take them out of line
 
     ready <epoch> <pid>      start <token> <pid>      end <token> <exit record>      void <token> <exit record>
-    out <token>              bad <message>            (and from the guard) restarted <epoch>
+    out <token>              taken <token>            bad <message>            (and from the guard) restarted <epoch>
+
+``taken``: another has the marker and has told neither a pid nor an end: the launch is to be settled.
 
 End of input: the line of waiting launches is dropped (nothing of them was marked), what runs is waited for.
 """
@@ -218,23 +220,24 @@ class Runner:
     def _launch(self, token: str, cpus: int, launch: "Launch") -> None:
         """Take the marker, then spawn; whatever goes wrong ends the launch with its reason."""
         folder = run_folder.folder_of(self.spool, token)
-        try:
-            fd = self._take(token, folder)
+        slot = self.free.pop() if self.free else self._new_line()
+        walltime = launch[7]
+        it = watch.Running(token, folder, 0, 0, cpus, time.monotonic(), time.time(), walltime, None, slot)
+        try:  # the line comes first: the guard, which reads these lines, then knows of every marker that we took
+            slot_table.write(self.table_fd, slot, token, 0, 0, cpus, it.began, it.started, walltime)
+            it.fd = self._take(token, folder)
         except OSError as error:
             message = "cannot make the run folder %s: %s; free or repair the spool" % (
                 folder.decode("utf-8", "replace"),
                 error.strerror or error,
             )
             self.emit(watch.end_event(token, run_folder.never_started("start_failed", message)))
+        if it.fd is None:
+            slot_table.clear(self.table_fd, slot)
+            self.free.append(slot)
             return
-        if fd is None:
-            return
-        slot = self.free.pop() if self.free else self._new_line()
-        walltime = launch[7]
-        it = watch.Running(token, folder, 0, 0, cpus, time.monotonic(), time.time(), walltime, fd, slot)
-        slot_table.write(self.table_fd, slot, token, 0, 0, cpus, it.began, it.started, walltime)
+        fd = it.fd
         try:
-            run_folder.write(fd, run_folder.header(token, self.table.decode()))
             it.pid = self._spawn(token, folder, cpus, launch)
         except (spawn.StartFailed, OSError, ValueError, TypeError, AttributeError) as error:
             message = _words(error)
@@ -263,23 +266,27 @@ class Runner:
     def _take(self, token: str, folder: bytes) -> "int | None":
         """Return the marker's descriptor, or None when this launch has had its turn already."""
         run_folder.make(folder)
+        header = run_folder.header(token, self.table.decode())
         try:
-            return run_folder.take(folder)
+            return run_folder.take(folder, header)
         except FileExistsError:
             pass
         found = run_folder.read(folder)
-        if found is None or found.token is None:
-            return None  # somebody died at the very first line: `settle` resolves it
+        if found is None or found.token is None:  # somebody died at the very first line, or is there
+            self.emit(b"taken %s\n" % run_folder.encode(token))
+            return None
         if run_folder.split(found.token)[0] != run_folder.split(token)[0]:
             run_folder.move_aside(self.spool, token, found.token)
             run_folder.make(folder)
-            return run_folder.take(folder)
+            return run_folder.take(folder, header)
         if found.sealed and found.end is not None:
             self.emit(watch.end_event(token, found.end).replace(b"end", b"void", 1))
         elif found.end is not None:
             self.emit(watch.end_event(token, found.end))
         elif found.pid is not None:
             self.emit(b"start %s %d\n" % (run_folder.encode(token), found.pid))
+        else:
+            self.emit(b"taken %s\n" % run_folder.encode(token))
         return None
 
     def _spawn(self, token: str, folder: bytes, cpus: int, launch: "Launch") -> int:

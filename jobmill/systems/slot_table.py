@@ -8,6 +8,7 @@ nothing of it will start any more.
 
 import fcntl
 import os
+import time
 
 from jobmill.systems import process_tree, run_folder
 
@@ -55,6 +56,14 @@ def write(
     os.pwrite(fd, line.ljust(LINE - 1) + b"\n", slot * LINE)
 
 
+def clear(fd: int, slot: int) -> None:
+    """Blank one slot's line: its launch is not ours."""
+    try:
+        os.pwrite(fd, b"\n".rjust(LINE), slot * LINE)
+    except OSError:
+        pass  # the disk is full and the line was never written
+
+
 def entries(fd: int) -> "list[Entry]":
     """Return the `Entry`s that were ever written, one a slot, the last launch of each."""
     found = []
@@ -77,6 +86,21 @@ def locked(spool: bytes, name: "str | None") -> bool:
         return False
     try:
         return not _free(fd)
+    finally:
+        os.close(fd)
+
+
+def overdue(spool: bytes, name: "str | None", token: str) -> bool:
+    """Tell whether a launch of this table, made since the machine's boot, is past its walltime."""
+    try:
+        fd = os.open(os.path.join(spool, FOLDER, run_folder.encode(name or "")), os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        mine = [entry for entry in entries(fd) if entry.token == token and entry.walltime]
+        return any(time.monotonic() - entry.began > entry.walltime for entry in mine)
+    except OSError:
+        return False  # the name is a folder's
     finally:
         os.close(fd)
 

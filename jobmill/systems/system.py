@@ -113,6 +113,8 @@ class Observation:
     host: str | None = None
     progress: str | None = None  # "3/7 map" where the job runs in steps
     alive: bool = False  # something of this launch (process, container, instance) still exists
+    orphan: bool = False  # nobody waits for it there: only polls find its end
+    overdue: bool = False  # an orphan whose walltime is over: it has to be killed
 
 
 class Settled(enum.StrEnum):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,13 +17,14 @@ from jobmill.daemon.address import address
 from jobmill.errors import JobmillError
 from jobmill.jobs.document import require_libyaml
 from jobmill.ledger.record import Record
-from jobmill.rules.rule import load_site_rules
-from jobmill.systems.registry import load_site_systems
+from jobmill.rules.site import load_site_plugins
 from jobmill.worker import log
-from jobmill.worker.loop import Loop
+from jobmill.worker.loop import ANEW, Loop
 from jobmill.worker.work import Work
 
-Make = Callable[[Record, Config, str, Callable[[], Config]], Work]
+logger = logging.getLogger("jobmill")
+
+Make = Callable[[Record, Config, str], Work]
 
 
 def serve(role: str, what: str, make: Make, argv: Sequence[str] | None = None) -> int:
@@ -41,16 +44,33 @@ def serve(role: str, what: str, make: Make, argv: Sequence[str] | None = None) -
         config = load(given.config)
         log.configure(role, level=config.log.level, as_json=config.log.json)
         require_libyaml()
-        plugins = (config.source.parent if config.source else Path()) / "plugins"
-        load_site_systems(plugins / "systems")
-        load_site_rules(plugins / "rules")
+        load_site_plugins(config.source)
         if given.parent_fd is not None:
             os.set_inheritable(given.parent_fd, False)
-        url = given.redis or config.redis.url or address(config.state)
-        record = Record(url, prefix=config.redis.prefix)
-        work = make(record, config, given.lane, lambda: load(given.config))
+        record = Record(given.redis or config.redis.url or address(config.state), prefix=config.redis.prefix)
+        work = make(record, config, given.lane)
+
+        def changed() -> bool:
+            """Tell whether there is another configuration now, and a right one: a wrong one changes nothing."""
+            try:
+                new = load(given.config)
+                if new != config:
+                    make(record, new, given.lane)
+                return new != config
+            except (JobmillError, OSError) as error:
+                logger.error("the changed configuration is wrong, the old one stays in force: %s", error)
+                return False
+
         _entitle(role, given.lane)
-        return Loop(record, work, parent=given.parent_fd).run()
+        code = Loop(record, work, parent=given.parent_fd, changed=changed).run()
+        if code == ANEW:
+            if given.parent_fd is not None:
+                os.set_inheritable(given.parent_fd, True)
+            signal.signal(
+                signal.SIGHUP, signal.SIG_IGN
+            )  # kept by exec: the next one must not end a process that begins
+            os.execv(sys.executable, [sys.executable, "-m", f"jobmill.scripts.{role}", *(argv or sys.argv[1:])])
+        return code
     except JobmillError as error:
         print(f"jobmill-{role}: {error}", file=sys.stderr)
         return error.exit_code

@@ -25,6 +25,7 @@ from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
 
+ANEW = -1  # what `run` returns when the process shall begin anew with a changed configuration
 BEAT = 2.0  # seconds between heartbeats
 TICK = 1.0  # seconds between ticks
 LOOK = 10.0  # seconds between looks at the private lists without a bell
@@ -41,6 +42,7 @@ class Loop:
         work: Work,
         *,
         parent: int | None = None,  # a descriptor that ends with the supervisor
+        changed: Callable[[], bool] = lambda: False,  # asked at a HUP: begin anew?
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._record = record
@@ -51,8 +53,11 @@ class Loop:
         self._bells: dict[str, Doorbell] = {}
         self._paces: dict[str, Pace] = {}
         self._look: dict[str, float] = {}  # queue -> when to look without waiting for its bell
+        self._entered = False
         self._stop = 0  # signals seen: 1 warm, 2 cold
         self._reload = False
+        self._changed = changed
+        self._anew = False
         self._outage = 0
         self._beat_at = self._tick_at = self._pet_at = self._look_at = 0.0
         self._turns = 0
@@ -61,7 +66,7 @@ class Loop:
         os.set_blocking(self._wake_r, False)
 
     def run(self) -> int:
-        """Serve until TERM or INT (once: warm; twice: cold); return the exit code."""
+        """Serve until TERM or INT (once: warm; twice: cold); return the exit code, or ANEW after a HUP."""
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
         signal.set_wakeup_fd(self._wake_w, warn_on_full_buffer=False)
@@ -88,11 +93,17 @@ class Loop:
             self._bells = {q: Doorbell(self._record, q, self._member.name) for q in self._work.queues()}
             self._paces = {q: Pace() for q in self._bells}
             self._look = dict.fromkeys(self._bells, 0.0)
-            self._work.enter(self._member)
+            self._entered = False
             self._beat_at = self._tick_at = 0.0
+        if not self._entered:  # nothing is taken before this has gone through
+            self._work.enter(self._member)
+            self._entered = True
         if self._reload:
             self._reload = False
-            self._work.reload()
+            if self._changed():
+                logger.info("begins anew with the changed configuration")
+                self._stop, self._anew = 1, True
+                return
         self._periodic()  # first: whatever is refused below, this process is alive
         now = self._clock()
         wait = max(0.0, min(self._beat_at, self._tick_at) - now)
@@ -138,7 +149,7 @@ class Loop:
             self._turns += 1
             self._beat_at = now + BEAT * random.uniform(0.8, 1.0)
             for some in batches(self._work.starting()) or [()]:
-                wishes = self._member.beat(str(self._turns), list(some))
+                wishes = self._member.beat(str(self._turns), list(some), self._work.lease)
                 if wishes:
                     self._work.wished(wishes)
         if now >= self._look_at:  # a move whose reply was lost may have filled our list unseen
@@ -197,7 +208,7 @@ class Loop:
         else:
             self._drop()
         logger.info("stopped", extra={"how": "warm" if self._stop < 2 else "cold"})
-        return 0
+        return ANEW if self._anew and self._stop < 2 else 0
 
     def _drop(self) -> None:
         for bell in self._bells.values():

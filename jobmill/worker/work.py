@@ -15,6 +15,7 @@ class Work(ABC):
     role: ClassVar[str]
     lane: str = ""
     digest: str = ""
+    lease: float = 10.0  # seconds of a launch under way, renewed by the heartbeat
 
     @abstractmethod
     def queues(self) -> Sequence[str]:
@@ -51,9 +52,6 @@ class Work(ABC):
 
     def tick(self, now: float) -> None:
         """Do what has to be done about once a second."""
-
-    def reload(self) -> None:
-        """The configuration may have changed (HUP)."""
 
     def close(self) -> None:
         """Stop taking; give descriptors back. What runs goes on."""

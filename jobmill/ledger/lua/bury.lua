@@ -2,6 +2,11 @@
 -- An entry that is not there any more is passed over. Answer: how many.
 local verb, moved = ARGV[1], 0
 local found, named = {}, {}
+local function below_header(entry) -- what was pushed here by hand has no header of ours, and is whole as it is
+  local head, raw = entry:match('^({[^\n]*)\n(.*)$')
+  local read, header = pcall(cjson.decode, head or '')
+  return read and type(header) == 'table' and header.reason ~= nil and raw or entry
+end
 if verb == 'drop' then frees() else adds() end
 for i = 2, #ARGV, 2 do
   local entry = call('LINDEX', P .. 'Dead_Queue', ARGV[i])
@@ -12,7 +17,7 @@ for i = 2, #ARGV, 2 do
 end
 for _, f in ipairs(found) do
   if verb == 'requeue' then
-    call('RPUSH', P .. 'Job_Queue', f[2]:sub((f[2]:find('\n', 1, true) or 0) + 1))
+    call('RPUSH', P .. 'Job_Queue', below_header(f[2]))
   end
   call('LSET', P .. 'Dead_Queue', f[1], '\0gone')
   moved = moved + 1

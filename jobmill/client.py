@@ -13,19 +13,19 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from jobmill.errors import PermanentError, ServerUnavailable, SpecError, UnknownName
 from jobmill.jobs.identifier import new_id
-from jobmill.jobs.states import ENDED, State
+from jobmill.jobs.states import State
 from jobmill.ledger import capacity, dead, listing, wish
-from jobmill.ledger.connection import mask
-from jobmill.ledger.events import Change, Events
+from jobmill.ledger.following import Following
 from jobmill.ledger.listing import JobRow
 from jobmill.ledger.record import Record, batches
+from jobmill.ledger.secret import mask
 
 if TYPE_CHECKING:
     from jobmill.jobs.spec import JobSpec
     from jobmill.systems.system import ExecutionSystem
 
 PATIENCE = 30.0  # seconds for which a push is repeated while the server does not answer
-RECHECK = 2.0  # seconds between looks at the records while waiting: the stream of events is lossy
+RECHECK = 2.0  # seconds between looks for ids that are nowhere
 
 
 class Client:
@@ -103,63 +103,35 @@ class Client:
         job_ids: str | Sequence[str],
         *,
         timeout: float | None = None,
-        on_change: Callable[[Change], None] | None = None,
+        on_change: Callable[[str, str], None] | None = None,
     ) -> Any:
         """Wait until jobs ended; return their `JobRow` (for a single id) or rows by id.
 
-        Raise SpecError when one was refused, TimeoutError after ``timeout`` seconds. ``on_change`` is told each change
-        of state of these jobs (some may be missed: the record is the truth).
+        Raise SpecError when one was refused, UnknownName when one is nowhere to be found, TimeoutError after
+        ``timeout`` seconds. ``on_change`` is told id and state (some may be missed: the record is the truth).
         """
         ids = [job_ids] if isinstance(job_ids, str) else list(job_ids)
-        deadline = None if timeout is None else time.monotonic() + timeout
-        left = set(ids)
-        events: Events | None = None
-        look_at = 0.0
-        while left:
-            if time.monotonic() >= look_at:
-                left -= self._ended(sorted(left))
-                look_at = time.monotonic() + RECHECK
-                continue
-            block = look_at - time.monotonic()
-            if deadline is not None:
-                if time.monotonic() >= deadline:
-                    raise TimeoutError(f"{len(left)} of {len(ids)} jobs have not ended after {timeout:g} s")
-                block = min(block, deadline - time.monotonic())
-            try:
-                if events is None:  # and then a look at the records: an end in between is not missed
-                    events, look_at = Events(self.record), 0.0
-                    continue
-                changes = events.next(max(0.001, block))
-            except ServerUnavailable:
-                changes = ()
-                time.sleep(0.2)
-            for change in changes:
-                if change.job_id not in left:
-                    continue
+        deadline = float("inf") if timeout is None else time.monotonic() + timeout
+        following = Following(self.record)
+        following.add(ids)
+        missed: list[str] = []
+        look_at = time.monotonic() + RECHECK
+        while following.left:
+            now = time.monotonic()
+            if now >= deadline:
+                raise TimeoutError(f"{len(following.left)} of {len(ids)} jobs have not ended after {timeout:g} s")
+            for job_id in following.step(min(1.0, deadline - now)):
                 if on_change is not None:
-                    on_change(change)
-                if change.state == "refused":
-                    self._refused([change.job_id])
-                if change.state in ENDED:
-                    left.discard(change.job_id)
-        rows = {row.id: row for some in batches(ids) for row in listing.jobs(self.record, some)}
+                    on_change(job_id, following.states[job_id])
+            for job_id, reason in following.refused.items():
+                raise SpecError(f"job {job_id} was refused: {reason} (jobmill dead list)")
+            if now >= look_at and not following.outage:
+                gone, look_at = following.nowhere(), now + RECHECK
+                if gone and gone == missed:
+                    raise UnknownName(f"no job {gone[0]!r} in the record at {mask(self.record.url)} or in Job_Queue")
+                missed = gone
+        rows = following.rows(ids)
         return rows[ids[0]] if isinstance(job_ids, str) else rows
-
-    def _ended(self, job_ids: Sequence[str]) -> set[str]:
-        found: set[str] = set()
-        unknown: list[str] = []
-        try:
-            for some in batches(job_ids):
-                for job_id, state in zip(some, listing.states(self.record, some), strict=True):
-                    if state in ENDED:
-                        found.add(job_id)
-                    elif not state:
-                        unknown.append(job_id)
-        except ServerUnavailable:
-            return found
-        if unknown:
-            self._refused(unknown)
-        return found
 
     def _refused(self, job_ids: Sequence[str]) -> None:
         """Raise SpecError when one of these jobs stands in Dead_Queue."""

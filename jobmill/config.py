@@ -9,19 +9,17 @@ Kinds of systems and their options, and rules and their parameters, are only sto
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from jobmill.errors import ConfigError
+from jobmill.ledger.secret import mask
 
 MAX_FILE = 1 << 20  # bytes of a configuration file
 BEYOND_SLOTS = 64  # jobs granted to a system beyond its slots, at most (design, section 6)
 SCHEMES = ("redis", "rediss", "unix", "sentinel")
-
-_SECRET = re.compile(r"(?i)((?:password|passwd|secret|token)=)[^&#]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,17 +127,6 @@ def find(path: Path | None, environ: Mapping[str, str]) -> Path | None:
 def home_of(environ: Mapping[str, str]) -> Path:
     """Return the home folder that ``environ`` names, else the account's."""
     return Path(environ["HOME"]) if environ.get("HOME") else Path("~").expanduser()
-
-
-def mask(url: str) -> str:
-    """Return ``url`` with its password, and anything like one among its parameters, replaced by ``***``."""
-    scheme, slashes, rest = url.partition("://")
-    # the last '@' of all: a password may hold '@', '/', '?' and '#', and too much hidden is better than too little
-    login, at, place = rest.rpartition("@")
-    if at:
-        user, colon, _ = login.partition(":")
-        login = f"{user}:***" if colon else "***"
-    return scheme + slashes + login + at + _SECRET.sub(r"\1***", place)
 
 
 def url_problem(url: str) -> str | None:

@@ -28,7 +28,9 @@ def entry(job_id: str, **more: object) -> Entry:
 class Driver:
     """One manager, starter and fetcher in hand."""
 
-    def __init__(self, record: Record, *, limit: int = 4, lane: str = "") -> None:
+    def __init__(
+        self, record: Record, *, limit: int = 4, lane: str = "", limits: dict[str, int | None] | None = None
+    ) -> None:
         self.record = record
         self.client = record.client
         self.lane = lane
@@ -36,13 +38,19 @@ class Driver:
         self.manager = self.member("manager")
         self.starter = self.member("starter")
         self.fetcher = self.member("fetcher")
-        capacity.apply(record, {"LocalJobs": limit})
+        self.limits: dict[str, int | None] = {}
+        self.apply(limits or {"LocalJobs": limit})
         capacity.declare(record, {"local": lane}, {"local": "{}"})
 
     def member(self, role: str) -> Membership:
         member = Membership(record=self.record, role=role)
         member.register()
         return member
+
+    def apply(self, limits: dict[str, int | None]) -> None:
+        """Apply a configuration that says this as well."""
+        self.limits |= limits
+        capacity.apply(self.record, self.limits)
 
     def push(self, *texts: str) -> None:
         self.client.rpush(self.record.keys("Job_Queue"), *texts)

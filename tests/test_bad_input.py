@@ -99,7 +99,8 @@ def test_what_was_pushed_into_the_dead_queue_by_hand_is_listed_and_requeued_whol
     found = dead.entries(record, before)
     assert [e.entry for e in found[:-1]] == odd and {e.reason for e in found} == {"pushed here by hand"}
     assert dead.requeue(record, found[-1:]) == 1
-    assert pipeline.client.wait("by-hand", timeout=20).state == "done"
+    row = pipeline.client.wait("by-hand", timeout=20)
+    assert row.state == "done" and list(row.times) == ["submitted", "granted", "started", "ended"]
     assert dead.drop(record, found[-2::-1]) == len(odd)
 
 

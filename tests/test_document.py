@@ -288,6 +288,21 @@ def test_any_bytes_give_documents_or_a_spec_error(data: bytes) -> None:
         assert load(document.entry.encode(), limit=1000)[0].data == document.data
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"\\u001b[31m\\n\\u202ek": 1, "\\u001b[31m\\n\\u202ek": 2}',
+        '"\\e[31m\\n\\u202ek": 1\n"\\e[31m\\n\\u202ek": 2\n',
+        "a: !<x%1b[31m%0ay%e2%80%ae> {}",
+        f"{'k' * 5000}: 1\n{'k' * 5000}: 2\n",
+    ],
+)
+def test_words_that_quote_a_text_are_printable_and_short(text: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        read(text)
+    assert str(caught.value).isprintable() and len(str(caught.value)) < 700
+
+
 @given(st.text("{}[]:,-&*'\"# \nab12.<yn~", max_size=40))
 def test_agrees_with_safe_load_where_both_take_it(text: str) -> None:
     try:

@@ -230,3 +230,10 @@ def test_ids_at_the_limit_of_64_characters(driver: Driver) -> None:
     driver.start(job_id)
     assert driver.finish(job_id) == "ended"
     assert violations(driver.client, at_rest=True) == []
+
+
+def test_dead_entries_are_requeued_in_the_order_in_which_they_stood(driver: Driver) -> None:
+    driver.client.rpush("Dead_Queue", *[f'{{"reason":"r"}}\n{n}' for n in range(12)])
+    assert dead.requeue(driver.record, list(reversed(dead.entries(driver.record)))) == 12
+    assert driver.where("Job_Queue") == [str(n) for n in range(12)]
+    assert dead.count(driver.record) == 0

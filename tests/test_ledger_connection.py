@@ -268,3 +268,14 @@ def test_a_server_that_stopped_answering_is_given_up_and_the_connection_dropped(
         process.send_signal(signal.SIGCONT)
         process.kill()
         process.wait(10)
+
+
+def test_the_members_of_a_set_come_in_pages_and_a_cut_among_them_is_an_outage(valkey: Server) -> None:
+    record = Record(valkey.url)
+    names = {f"member-{n}-{'x' * 80}" for n in range(1200)}
+    record.call("SADD", "Full", *names)
+    pages = record.members("Full")
+    assert next(pages) in names
+    assert set(record.members("Full")) == names
+    with pytest.raises(ServerUnavailable):
+        list(Record("redis://127.0.0.1:1/0").members("Full"))

@@ -53,6 +53,18 @@ def test_it_wakes_within_50_ms_and_the_entry_stands_in_the_private_list(driver: 
     assert len(admission.take(driver.manager, "Job_Queue", 250).entries) == 5
 
 
+def test_a_move_that_the_server_breaks_off_is_an_outage_that_passes(driver: Driver, bell: Doorbell) -> None:
+    bell.arm()  # a failover does the same: the instance becomes a replica
+    clients = driver.record.client.client_list()
+    while not (blocked := [c["id"] for c in clients if c["cmd"].lower() == "blmove" and "b" in c["flags"]]):
+        clients = driver.record.client.client_list()
+    driver.record.call("CLIENT", "UNBLOCK", blocked[0], "ERROR")
+    assert ready(bell, 1)
+    with pytest.raises(ServerUnavailable, match="cannot serve now: UNBLOCKED"):
+        bell.answer()
+    assert not bell.armed
+
+
 def test_it_wakes_for_what_was_there_before(driver: Driver, bell: Doorbell) -> None:
     driver.push("x", "y")
     bell.arm()

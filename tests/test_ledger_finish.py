@@ -195,7 +195,7 @@ def test_exit_information_survives_byte_for_byte(driver: Driver) -> None:
 def test_an_end_of_a_job_that_was_given_back_and_waits_for_a_full_set_leaves_no_trace_there(driver: Driver) -> None:
     from jobmill.ledger import capacity, launch
 
-    capacity.apply(driver.record, {"User:ann": 1})
+    driver.apply({"User:ann": 1})
     driver.admit("a", needs="LocalJobs User:ann")
     driver.grant()
     launch.abort(driver.record, driver.begin(), delay=0, why="x")

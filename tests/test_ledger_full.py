@@ -11,7 +11,7 @@ from driver import DONE, FAILED, Driver, entry
 from laws import dump, violations
 
 from jobmill.errors import ServerFull
-from jobmill.ledger import admission, capacity, dead, ending, launch, membership, poll, upkeep, wish
+from jobmill.ledger import admission, dead, ending, launch, membership, poll, upkeep, wish
 from jobmill.ledger.record import Record
 
 
@@ -39,7 +39,7 @@ def refused(driver: Driver, act: Callable[[], object]) -> None:
 
 
 def test_what_adds_is_refused_whole(driver: Driver) -> None:
-    capacity.apply(driver.record, {"User:ann": 1, "LocalJobs": 9})
+    driver.apply({"User:ann": 1, "LocalJobs": 9})
     driver.admit("g")
     driver.grant()
     driver.admit("w", "x", "y", needs="LocalJobs User:ann")
@@ -70,7 +70,7 @@ def test_what_adds_is_refused_whole(driver: Driver) -> None:
     refused(driver, lambda: driver.member("manager"))
     refused(driver, lambda: wish.retry(driver.record, ["e"]))
     refused(driver, lambda: upkeep.regrant(driver.record, [row["id"]], 0))
-    refused(driver, lambda: capacity.apply(driver.record, {"New": 1}))
+    refused(driver, lambda: driver.apply({"New": 1}))
     driver.client.config_set("maxmemory", 0)
     assert admission.admit(driver.manager, batch, [entry("new")], 0) == ["admitted"]
     assert launch.begin(driver.starter, granted, [intent], 30) == [True]
@@ -103,7 +103,7 @@ def test_ends_go_through_from_the_push_to_the_dependents(driver: Driver) -> None
 
 @pytest.mark.parametrize("first", ["a full set with room", "an entry without a record", "a user without jobs"])
 def test_a_grant_is_refused_whole_though_it_begins_with_what_a_full_server_allows(driver: Driver, first: str) -> None:
-    capacity.apply(driver.record, {"User:ann": 1})
+    driver.apply({"User:ann": 1})
     driver.admit("a", "b", needs="LocalJobs User:ann")
     driver.grant()
     if first == "an entry without a record":

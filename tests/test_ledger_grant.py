@@ -67,7 +67,7 @@ def test_a_system_without_a_limit_is_closed_and_any_other_set_without_one_is_ope
 
 
 def test_all_sets_or_none(driver: Driver) -> None:
-    capacity.apply(driver.record, {"Licence:x": 1, "local.cpus": 8})
+    driver.apply({"Licence:x": 1, "local.cpus": 8})
     driver.admit("a", needs="LocalJobs Licence:x local.cpus=6")
     driver.admit("b", needs="LocalJobs local.cpus=2 Licence:x")
     driver.admit("c", needs="LocalJobs local.cpus=4")
@@ -90,7 +90,7 @@ def test_all_sets_or_none(driver: Driver) -> None:
 
 
 def test_an_end_rings_when_somebody_waits_for_room(driver: Driver) -> None:
-    capacity.apply(driver.record, {"User:ann": 1})
+    driver.apply({"User:ann": 1})
     driver.admit("a", "b", needs="LocalJobs User:ann")
     driver.grant()
     driver.begin()
@@ -106,7 +106,7 @@ def test_an_end_rings_when_somebody_waits_for_room(driver: Driver) -> None:
 def test_whatever_makes_room_rings_and_lets_the_full_return(driver: Driver, freed: str) -> None:
     from jobmill.ledger import launch, upkeep
 
-    capacity.apply(driver.record, {"User:ann": 1})
+    driver.apply({"User:ann": 1})
     if freed == "reconcile":
         driver.client.sadd("User:ann", "ghost")
         driver.admit("b", needs="LocalJobs User:ann")
@@ -125,7 +125,7 @@ def test_whatever_makes_room_rings_and_lets_the_full_return(driver: Driver, free
     elif freed == "limit":
         capacity.set_limit(driver.record, "User:ann", 2)
     elif freed == "no limit":
-        capacity.apply(driver.record, {"User:ann": None})
+        driver.apply({"User:ann": None})
     else:
         assert upkeep.reconcile(driver.record, ["User:ann"]) == {"User:ann": ["ghost"]}
     assert "" in driver.where("Result_Queue")
@@ -136,7 +136,7 @@ def test_whatever_makes_room_rings_and_lets_the_full_return(driver: Driver, free
 
 
 def test_full_jobs_return_as_many_as_there_is_room_for_and_in_order(driver: Driver) -> None:
-    capacity.apply(driver.record, {"local.cpus": 4, "LocalJobs": 10})
+    driver.apply({"local.cpus": 4, "LocalJobs": 10})
     driver.start("a", needs="LocalJobs local.cpus=4")
     driver.admit("b", "c", "d", needs="LocalJobs local.cpus=2")
     driver.grant()
@@ -150,7 +150,7 @@ def test_full_jobs_return_as_many_as_there_is_room_for_and_in_order(driver: Driv
 
 def test_a_large_job_reserves_against_those_after_it(driver: Driver) -> None:
     """Small jobs that keep coming must not starve a large one; those that do not need what it waits for pass it."""
-    capacity.apply(driver.record, {"local.cpus": 4, "LocalJobs": 100})
+    driver.apply({"local.cpus": 4, "LocalJobs": 100})
     driver.start("s0", "s1", needs="LocalJobs local.cpus=2")
     driver.admit("large", needs="LocalJobs local.cpus=4")
     driver.grant()
@@ -170,7 +170,7 @@ def test_a_large_job_reserves_against_those_after_it(driver: Driver) -> None:
 
 
 def test_a_job_of_higher_priority_passes_a_large_one(driver: Driver) -> None:
-    capacity.apply(driver.record, {"local.cpus": 4, "LocalJobs": 100})
+    driver.apply({"local.cpus": 4, "LocalJobs": 100})
     driver.start("s0", needs="LocalJobs local.cpus=2")
     driver.admit("large", needs="LocalJobs local.cpus=4")
     driver.grant()
@@ -182,7 +182,7 @@ def test_a_job_of_higher_priority_passes_a_large_one(driver: Driver) -> None:
 
 
 def test_a_job_that_can_never_fit_reserves_nothing(driver: Driver) -> None:
-    capacity.apply(driver.record, {"local.cpus": 8, "LocalJobs": 100})
+    driver.apply({"local.cpus": 8, "LocalJobs": 100})
     driver.start("s0", needs="LocalJobs local.cpus=2")
     driver.admit("never", needs="LocalJobs local.cpus=8")
     driver.grant()
@@ -214,7 +214,7 @@ def test_fair_share_takes_turns_among_users(driver: Driver) -> None:
 
 
 def test_one_users_full_set_does_not_stop_another(driver: Driver) -> None:
-    capacity.apply(driver.record, {"User:ann": 1, "LocalJobs": 100})
+    driver.apply({"User:ann": 1, "LocalJobs": 100})
     driver.admit(*[f"a{i}" for i in range(50)], needs="LocalJobs User:ann", user="ann")
     driver.admit("b0", "b1", needs="LocalJobs User:bob", user="bob")
     assert driver.grant() == 3
@@ -223,14 +223,14 @@ def test_one_users_full_set_does_not_stop_another(driver: Driver) -> None:
 
 
 def test_without_slots_or_pace_nothing_is_granted_ahead(driver: Driver) -> None:
-    capacity.apply(driver.record, {"LocalJobs": 100, "local.slots": 2})
+    driver.apply({"LocalJobs": 100, "local.slots": 2})
     driver.admit(*[f"j{i}" for i in range(50)])
     assert driver.grant() == 2
 
 
 @pytest.mark.parametrize(("pace", "ahead"), [(1.0, 64), (50.0, 2), (10.0, 10), (101.0, 0)])
 def test_ahead_of_slots_goes_what_starts_within_50_ms(driver: Driver, pace: float, ahead: int) -> None:
-    capacity.apply(driver.record, {"LocalJobs": 1000, "local.slots": 2})
+    driver.apply({"LocalJobs": 1000, "local.slots": 2})
     driver.client.hset("Pace", "local", str(pace))
     driver.admit(*[f"j{i}" for i in range(80)])
     assert driver.grant() == 2 + ahead
@@ -238,7 +238,7 @@ def test_ahead_of_slots_goes_what_starts_within_50_ms(driver: Driver, pace: floa
 
 
 def test_the_sets_limit_stands_above_what_may_go_ahead(driver: Driver) -> None:
-    capacity.apply(driver.record, {"LocalJobs": 3, "local.slots": 2})
+    driver.apply({"LocalJobs": 3, "local.slots": 2})
     driver.client.hset("Pace", "local", "1")
     driver.admit(*[f"j{i}" for i in range(80)])
     assert driver.grant() == 3
@@ -246,7 +246,7 @@ def test_the_sets_limit_stands_above_what_may_go_ahead(driver: Driver) -> None:
 
 @pytest.mark.parametrize("needs", ["LocalJobs local.cpus=1", "LocalJobs Licence:x"])
 def test_what_holds_amounts_or_named_sets_never_goes_ahead_of_a_slot(driver: Driver, needs: str) -> None:
-    capacity.apply(driver.record, {"LocalJobs": 1000, "local.slots": 2})
+    driver.apply({"LocalJobs": 1000, "local.slots": 2})
     driver.client.hset("Pace", "local", "1")
     driver.admit(*[f"j{i}" for i in range(10)], needs=needs)
     assert driver.grant() == 2
@@ -268,7 +268,7 @@ def test_finish_teaches_the_pace(driver: Driver) -> None:
 
 
 def test_many_clients_at_once_never_go_over_a_limit(driver: Driver) -> None:
-    capacity.apply(driver.record, {"LocalJobs": 17, "local.cpus": 20, "User:ann": 11})
+    driver.apply({"LocalJobs": 17, "local.cpus": 20, "User:ann": 11})
     for n in range(3):
         driver.admit(*[f"p{n}-{i}" for i in range(30)])
         driver.admit(*[f"c{n}-{i}" for i in range(30)], needs="LocalJobs local.cpus=3 User:ann")
@@ -285,7 +285,7 @@ def test_many_clients_at_once_never_go_over_a_limit(driver: Driver) -> None:
                 over.append((row[0], int(row[1]), row[2]))
 
     def work() -> None:
-        mine = Driver(Record(driver.record.url), limit=17)
+        mine = Driver(Record(driver.record.url), limits=driver.limits)
         for _ in range(200):
             admission.grant(mine.record, "local", "LocalJobs", 5)
             for job_id, run, _fence in mine.begin(count=3):
@@ -319,7 +319,7 @@ def test_an_index_entry_that_nothing_stands_behind_is_dropped(driver: Driver) ->
 
 
 def test_the_census_counts_all_that_wait(driver: Driver) -> None:
-    capacity.apply(driver.record, {"User:ann": 0})
+    driver.apply({"User:ann": 0})
     driver.admit("a", "b", needs="LocalJobs User:ann")
     driver.admit("c", depends_on=["a"])
     driver.admit("d", user="bob")

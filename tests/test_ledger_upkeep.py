@@ -131,17 +131,20 @@ def test_limits_are_applied_only_when_the_file_changes_its_word(driver: Driver) 
     capacity.set_limit(driver.record, "LocalJobs", 9)
     assert capacity.apply(driver.record, {"LocalJobs": 4, "User:ann": 2}) == []  # a restart
     assert capacity.limits(driver.record)["LocalJobs"] == 9
-    assert capacity.apply(driver.record, {"LocalJobs": 5}) == ["LocalJobs"]
+    assert capacity.apply(driver.record, {"LocalJobs": 5, "User:ann": 2}) == ["LocalJobs"]
     assert capacity.limits(driver.record) == {"LocalJobs": 5, "User:ann": 2}
-    capacity.apply(driver.record, {"User:ann": None})
+    assert capacity.apply(driver.record, {"LocalJobs": 5}) == ["User:ann"]  # no longer in the file: open again
+    assert capacity.limits(driver.record) == {"LocalJobs": 5}
+    capacity.apply(driver.record, {"LocalJobs": 5, "User:ann": 2})
+    capacity.apply(driver.record, {"LocalJobs": 5, "User:ann": None})
     assert capacity.limits(driver.record) == {"LocalJobs": 5}
     capacity.set_limit(driver.record, "Licence:x", 1)
-    capacity.apply(driver.record, {"Licence:x": None})  # the file never had a word on it
+    capacity.apply(driver.record, {"LocalJobs": 5, "Licence:x": None})  # the file never had a word on it
     assert capacity.limits(driver.record)["Licence:x"] == 1
 
 
 def test_usage_tells_sets_amounts_and_limits(driver: Driver) -> None:
-    capacity.apply(driver.record, {"local.cpus": 8, "local.slots": 2, "Licence:x": 1})
+    driver.apply({"local.cpus": 8, "local.slots": 2, "Licence:x": 1})
     driver.start("a", needs="LocalJobs local.cpus=3")
     found = {u.name: (u.used, u.limit) for u in capacity.usage(driver.record, ["LocalJobs", "Open"])}
     assert found == {"LocalJobs": (1, 4), "local.cpus": (3, 8), "Licence:x": (0, 1), "Open": (0, None)}

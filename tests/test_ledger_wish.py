@@ -9,7 +9,7 @@ from conftest import Server
 from driver import Driver
 from laws import dump, violations
 
-from jobmill.ledger import capacity, launch, listing, poll, upkeep, wish
+from jobmill.ledger import launch, listing, poll, upkeep, wish
 from jobmill.ledger.record import Record
 
 
@@ -27,7 +27,7 @@ def bring(driver: Driver, state: str) -> list[tuple[str, int, int]]:
     needs = "LocalJobs User:ann local.cpus=2"
     driver.admit("d", depends_on=["a"])
     if state == "full":
-        capacity.apply(driver.record, {"User:ann": 0})
+        driver.apply({"User:ann": 0})
     more: dict[str, object] = {"depends_on": ["other"]} if state == "blocked" else {}
     place = state if state in ("held", "later") else "waiting"
     driver.admit("a", needs=needs, place=place, due=2e9, tags=["t"], **more)
@@ -118,7 +118,7 @@ def test_hold_and_release_in_every_state(driver: Driver, state: str) -> None:
     assert wish.hold(driver.record, ["a"]) == {"a": "held"}
     assert wish.unhold(driver.record, ["a"]) == {"a": "waiting"}
     assert wish.unhold(driver.record, ["a"]) == {"a": "waiting"}
-    capacity.apply(driver.record, {"User:ann": 9})
+    driver.apply({"User:ann": 9})
     assert driver.grant() == (0 if state == "blocked" else 1)
     assert violations(driver.client) == []
 

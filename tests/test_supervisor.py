@@ -339,6 +339,25 @@ def test_lost_terminal_is_no_reason_to_stop(tmp_path: Path) -> None:
     assert (tmp_path / "jobmill.log").read_text().endswith("still here\n")
 
 
+def test_the_last_words_of_a_worker_are_its_own(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "jobmill.log")
+    words = b"""2026-11-21 02:40:23.101 manager[7] info: starts pid=7
+jobmill-manager: routes: unknown rule 'x'
+2026-11-21 02:40:23.407 fetcher[8] info: starts pid=8
+{"time": 1.5, "level": "info", "process": "starter[9]", "message": "starts"}
+jobmill-starter: lane
+"""
+    os.write(journal.descriptor, words)
+    journal.line("manager exited")
+    assert journal.last_line(0, of="manager") == "jobmill-manager: routes: unknown rule 'x'"
+    assert "fetcher[8]" in journal.last_line(0, of="fetcher")
+    assert journal.last_line(0, of="starter") == "jobmill-starter: lane"
+    os.write(journal.descriptor, b"Fatal Python error: no memory\n")
+    assert journal.last_line(0, of="manager") == "Fatal Python error: no memory"
+    assert journal.last_line(journal.size(), of="manager") == ""
+    journal.close()
+
+
 def test_workers_are_started_by_command() -> None:
     argvs = [worker.argv for worker in workers("--config", "jobmill.yaml")]
     assert [argv[2] for argv in argvs] == [f"jobmill.scripts.{name}" for name in ("manager", "starter", "fetcher")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -107,3 +108,17 @@ def test_a_marker_that_a_dead_runner_left_holds_up_nobody(pipeline: Pipeline) ->
     assert client.wait("behind", timeout=15).state == "cancelled"
     row = client.wait("marked", timeout=40)  # its lease ran out, and it was settled: it had never started
     assert (row.state, row.run, client.runs("marked")[0]["reason"]) == ("done", 2, "sealed")
+
+
+@pytest.mark.timeout(120)
+def test_slots_of_jobs_that_nobody_saw_end_are_free_within_15_s(pipeline: Pipeline) -> None:
+    pipeline.start()
+    lost = pipeline.client.submit_many([{"command": "sleep 1"} for _ in range(4)])
+    redis = pipeline.client.record.client
+    pipeline.until(lambda: redis.zcard("Running_Queue") == 4)
+    for pid in [*pipeline.pids("guard"), *pipeline.pids("runner")]:
+        os.kill(pid, signal.SIGKILL)
+    began = time.monotonic()
+    assert pipeline.client.wait(pipeline.client.submit({"command": "sleep 0.1"}), timeout=40).state == "done"
+    assert time.monotonic() - began < 17  # a poll, the grace, and what a busy machine adds
+    assert {row.state for row in pipeline.client.wait(lost, timeout=5).values()} == {"lost"}

@@ -170,6 +170,20 @@ def test_hup_takes_up_a_right_configuration_and_refuses_a_wrong_one(pipeline: Pi
     assert all(worker.poll() is None for worker in pipeline.workers.values())
 
 
+def test_a_starter_that_stands_by_keeps_no_guard_until_it_leads(pipeline: Pipeline) -> None:
+    pipeline.start()
+    pipeline.client.wait(pipeline.client.submit({"command": "true"}), timeout=20)
+    first = pipeline.workers["starter"]
+    pipeline.start("starter")
+    record = pipeline.client.record
+    pipeline.until(lambda: sum(p.role == "starter" for p in membership.processes(record)) == 2)
+    time.sleep(1)
+    assert len(pipeline.pids("guard")) == 1
+    first.kill()
+    first.wait()
+    assert pipeline.client.wait(pipeline.client.submit({"command": "true"}), timeout=20).state == "done"
+
+
 def test_workers_without_a_server_wait_for_it_without_spinning(pipeline: Pipeline) -> None:
     pipeline.start()
     record = pipeline.client.record
@@ -198,6 +212,24 @@ def test_an_idle_and_a_full_pipeline_cost_next_to_nothing(pipeline: Pipeline) ->
     before = sum(cpu(worker.pid) for worker in pipeline.workers.values())
     time.sleep(4)
     assert sum(cpu(worker.pid) for worker in pipeline.workers.values()) - before < 0.4  # 10 % of a core, noise included
+
+
+def test_a_manager_with_another_configuration_applies_nothing_before_the_first_is_gone(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    redis = pipeline.client.record.client
+    pipeline.config.write_text("systems: {local: {kind: local, slots: 3}}\ncapacities: {'User:ann': 2}\n")
+    pipeline.start("manager")
+    pipeline.until(lambda: redis.hget("Capacity", "User:ann") == b"2")
+    first = pipeline.workers["manager"]
+    pipeline.config.write_text("systems: {local: {kind: local, slots: 1}}\n")
+    pipeline.start("manager")
+    pipeline.until(lambda: "applies no limits" in pipeline.log.read_text())
+    assert (redis.hget("Capacity", "User:ann"), redis.hget("Capacity", "local.slots")) == (b"2", b"3")
+    first.kill()
+    first.wait()
+    pipeline.until(lambda: redis.hget("Capacity", "local.slots") == b"1")
+    assert redis.hget("Capacity", "User:ann") is None  # the file names it no longer
 
 
 def living(record: Record) -> dict[str, str]:

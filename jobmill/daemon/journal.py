@@ -5,10 +5,12 @@ from __future__ import annotations
 import codecs
 import json
 import os
+import re
 import time
 from pathlib import Path
 from typing import TextIO
 
+_SIGNED = re.compile(r"""(?:[-0-9]+ [:.0-9]+ |jobmill-|\{.*"process": ")([a-z]+)[:\[]""")
 LIMIT = 64 << 20  # bytes; a longer log is put aside when a supervisor starts
 
 
@@ -50,11 +52,18 @@ class Journal:
         """Return where the next line begins."""
         return os.fstat(self.descriptor).st_size
 
-    def last_line(self, since: int, *, without: str = "supervisor[") -> str:
-        """Return the last line after the offset ``since`` that is not the supervisor's own, or an empty string."""
+    def last_line(self, since: int, *, of: str) -> str:
+        """Return the last line after the offset ``since`` that no other process than ``of`` signed, or an empty string.
+
+        What a worker says when it cannot start is signed ``jobmill-manager: …`` or not at all.
+        """
         start = max(since, self.size() - 65536)
         lines = os.pread(self.descriptor, 65536, start).decode(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip() and without not in line), "")
+        for line in map(str.strip, reversed(lines)):
+            signed = _SIGNED.match(line)
+            if line and (signed is None or signed[1] == of):
+                return line
+        return ""
 
     def follow(self) -> None:
         """Show what was appended since the last call; give up showing when the terminal is gone."""

@@ -208,7 +208,7 @@ class Supervisor:
 
     def _give_up(self, child: WorkerProcess, code: int, words: str) -> None:
         """End the run: starting the worker again would only end in the same way."""
-        said = self._journal.last_line(child.log_start)
+        said = self._journal.last_line(child.log_start, of=child.worker.name)
         self.failure = f"{words}: {said}" if said else f"{words} (see {self._journal.path})"
         self._exit_code = code
         child.due = None

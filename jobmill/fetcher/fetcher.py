@@ -30,7 +30,6 @@ from jobmill.worker.work import Work
 logger = logging.getLogger("jobmill")
 
 LEASE = 30.0  # seconds that a claimed poll may take before another fetcher makes it
-GRACE = 10.0  # seconds that a launch may be absent without a record before it is lost
 KILL_GRACE = 5.0  # seconds between TERM and KILL
 AGAIN = 0.25  # seconds between two looks at what is being killed
 ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose end nobody will push
@@ -160,19 +159,20 @@ class Fetcher(Work):
         now = time.time()
         seen: list[Seen] = []
         over: list[tuple[Due, ExitInfo]] = []
+        doomed: list[tuple[Due, Observation]] = []
         for job in jobs:
             look, info = observed[job.handle], exits.get(job.handle)
             if job.wish and (info is None or look.alive):
-                self._kill(system, job, look, now, seen, over)
+                doomed.append((job, look))
             elif info is not None and info.reason == "not_started":
                 launch.seal(self._record, [(job.job_id, job.run, job.fence)], info.message or "it never started")
             elif info is not None:
                 over.append((job, info))
             elif look.overdue or (job.killed and not job.wish):  # nobody there holds it to its walltime
-                self._kill(system, job, look, now, seen, over)
+                doomed.append((job, look))
             elif look.state in (NativeState.ABSENT, NativeState.ENDED):
-                if job.absent and now - job.absent > GRACE:
-                    over.append((job, _lost(look)))
+                if job.absent and now - job.absent > system.absence_grace:
+                    over.append((job, _lost(look, system.absence_grace)))
                 else:
                     seen.append(_seen(job, job.state, 2.0, {"absent": "now"}))
             else:
@@ -180,32 +180,38 @@ class Fetcher(Work):
                 fields = {"progress": look.progress or "", "native_state": look.native_state or "", "absent": ""}
                 often = look.progress or look.orphan or job.owner in self._janitor.dead
                 seen.append(_seen(job, state, ORPHAN if often else system.poll_interval, fields))
+        if doomed:
+            self._kill(system, doomed, now, seen, over)
         poll.touch(self._record, seen)
         self._finish(over)
 
     def _kill(
         self,
         system: ExecutionSystem,
-        job: Due,
-        look: Observation,
+        doomed: Sequence[tuple[Due, Observation]],
         now: float,
         seen: list[Seen],
         over: list[tuple[Due, ExitInfo]],
     ) -> None:
-        force = bool(job.killed) and now - job.killed > KILL_GRACE
-        gone = system.kill([job.handle], force=force).get(job.handle, False)
-        if not gone:
-            seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
-            return
-        info = system.exit_info([job.handle]).get(job.handle)
-        if info is None and look.state is not NativeState.UNKNOWN and (job.killed and now - job.killed > 1.0):
-            status = ExitStatus.KILLED_BY_USER if job.wish else ExitStatus.UNDETERMINED
-            reason = "cancelled" if job.wish else "timeout"
-            info = ExitInfo(exit_status=status, reason=reason, evidence="no process of it is left")
-        if info is None:
-            seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
-        else:
-            over.append((job, info))
+        """Kill many at once: what resists must not keep this loop from its heartbeat."""
+        gone: dict[Handle, bool] = {}
+        for force in (False, True):
+            some = [job.handle for job, _ in doomed if (job.killed > 0 and now - job.killed > KILL_GRACE) is force]
+            if some:
+                gone.update(system.kill(some, force=force))
+        proved = [handle for handle, absent in gone.items() if absent]
+        exits = system.exit_info(proved) if proved else {}
+        for job, look in doomed:
+            info = exits.get(job.handle)
+            late = job.killed > 0 and now - job.killed > 1.0
+            if info is None and gone.get(job.handle) and look.state is not NativeState.UNKNOWN and late:
+                status = ExitStatus.KILLED_BY_USER if job.wish else ExitStatus.UNDETERMINED
+                reason = "cancelled" if job.wish else "timeout"
+                info = ExitInfo(exit_status=status, reason=reason, evidence="no process of it is left")
+            if info is None:
+                seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
+            else:
+                over.append((job, info))
 
     def _finish(self, over: Sequence[tuple[Due, ExitInfo]]) -> None:
         if not over:
@@ -256,11 +262,11 @@ def _pushed(entry: bytes) -> dict[str, Any] | None:
         return None
 
 
-def _lost(look: Observation) -> ExitInfo:
+def _lost(look: Observation, grace: float) -> ExitInfo:
     return ExitInfo(
         exit_status=ExitStatus.UNDETERMINED,
         reason="lost",
-        evidence=f"neither a process nor an exit record for {GRACE:g} s",
+        evidence=f"neither a process nor an exit record for {grace:g} s",
         message=look.reason or "it was started, it is gone, and nobody saw how it ended",
         native_state=look.native_state,
     )

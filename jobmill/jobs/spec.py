@@ -181,6 +181,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
         problems.append(((), "says nothing to run; give command: or steps:"))
     elif isinstance(steps, (list, tuple)):
         problems += _step_names(steps)
+    if values.get("id") is not None and values["id"] in (values.get("depends_on") or ()):
+        problems.append((("depends_on",), "names the job itself; name other jobs"))
     if "after" in values and "depends_on" not in values:
         problems.append((("after",), "says how depends_on counts; give depends_on: as well"))
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 MAX_DEPTH = 64  # nesting of mappings and lists
+MOST = 600  # characters of what is said about a text
 TOO_DEEP = f"mappings and lists are nested more than {MAX_DEPTH} deep; make it flatter"
 
 
@@ -11,7 +12,9 @@ class Unfit(Exception):
 
     def __init__(self, line: int | None, words: str) -> None:
         super().__init__(line, words)
-        self.line, self.words = line, words
+        # they may quote what was written, and go to logs and terminals
+        told = "".join(char if char.isprintable() else "?" for char in words[:MOST])
+        self.line, self.words = line, told if len(words) <= MOST else f"{told} …"
 
 
 class Twice(Unfit):

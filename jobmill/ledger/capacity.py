@@ -26,9 +26,12 @@ def apply(record: Record, limits: Mapping[str, int | None]) -> list[str]:
     return [text(a) for a in record.run("limits", *values)] if values else []
 
 
-def set_limit(record: Record, name: str, limit: int) -> None:
-    """Change a limit now; 0 pauses. Lowering it evicts nobody."""
-    record.call("HSET", record.keys("Capacity"), name, limit)
+def set_limit(record: Record, name: str, limit: int | None) -> None:
+    """Change a limit now; 0 pauses, None opens (a system without one is closed). Lowering it evicts nobody."""
+    if limit is None:
+        record.call("HDEL", record.keys("Capacity"), name)
+    else:
+        record.call("HSET", record.keys("Capacity"), name, limit)
     record.call("RPUSH", record.keys("Result_Queue"), "")
 
 
@@ -76,5 +79,9 @@ def claim_host(record: Record, system: str, host: str) -> str:
 
 def set_names(record: Record) -> list[str]:
     """Return the names of all sets that jobs may hold: those of systems, and those with a limit; no amounts."""
-    own = {str(json.loads(copy).get("set", "")) for copy in systems(record).values()}
-    return sorted((own | {n for n in limits(record) if "." not in n}) - {""})
+    return sorted(set(system_sets(record)) | {n for n in limits(record) if "." not in n})
+
+
+def system_sets(record: Record) -> list[str]:
+    """Return the in-queue sets of the systems that the record knows."""
+    return sorted({str(json.loads(copy).get("set", "")) for copy in systems(record).values()} - {""})

@@ -6,19 +6,21 @@ redis-py retries commands by default: a push twice, a popped item lost, a script
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from jobmill.errors import Evicted, JobmillError, PermanentError, ServerFull, ServerUnavailable, UsageError
+from jobmill.ledger.secret import mask
 
 if TYPE_CHECKING:
     from redis import Redis
 
 BLOCK = 2.0  # seconds that a blocking command waits in the server at most
 TIMEOUT = 5.0  # seconds without an answer after which a connection counts as dead
+# How the answer of a server begins that may serve later: it loads, fails over (which ends a BLMOVE), lacks replicas.
+PASSING = ("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF", "UNBLOCKED", "NOREPLICAS")
 
 
 def connect(url: str, *, timeout: float = TIMEOUT) -> Redis:
@@ -53,12 +55,6 @@ def connect(url: str, *, timeout: float = TIMEOUT) -> Redis:
         return Redis.from_url(url, **options)
     except ValueError as error:
         raise UsageError(f"Redis address {mask(url)!r}: {error}") from None
-
-
-def mask(url: str) -> str:
-    """Return the address without its password."""
-    hidden = re.sub(r"(://[^:@/]*:)[^/]*@", r"\1***@", url)
-    return re.sub(r"([?&]password=)[^&]*", r"\1***", hidden)
 
 
 @contextmanager
@@ -97,6 +93,6 @@ def _response(where: str, error: Exception) -> JobmillError:
         return Evicted(text)
     if "OOM" in text:
         return _full(where, error)
-    if text.startswith(("LOADING", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY", "MISCONF")) or "READONLY" in text:
+    if text.startswith(PASSING) or "READONLY" in text:
         return ServerUnavailable(f"the Redis server{where} cannot serve now: {text}")
     return PermanentError(f"the Redis server{where} refused a command: {text}")

@@ -26,7 +26,7 @@ class Following:
         self.left: set[str] = set()
         self.outage = ""  # the words of the server's absence, while it lasts
         self._clock = clock
-        self._events = Events(record)
+        self._events: Events | None = None
         self._recheck = 0.0
 
     def add(self, job_ids: Sequence[str]) -> None:
@@ -48,6 +48,8 @@ class Following:
 
     def _step(self, block: float) -> list[str]:
         now = self._clock()
+        if self._events is None:  # and then a look at the records: an end in between is not missed
+            self._events, self._recheck = Events(self.record), 0.0
         if now >= self._recheck:
             # 10,000 jobs cost about 0.1 s a look, so look less often the more there are
             self._recheck = now + max(RECHECK, len(self.left) / 2500)
@@ -58,8 +60,9 @@ class Following:
                 changed[change.job_id] = change.state
         found = []
         for job_id, state in changed.items():
-            if state == "refused":
-                found += self._refusals([job_id])
+            if state == "refused":  # of an entry with this id, which may be somebody else's: a known job goes on
+                if not listing.states(self.record, [job_id])[0]:
+                    found += self._refusals([job_id])
             elif self._took(job_id, state):
                 found.append(job_id)
         return found
@@ -94,6 +97,18 @@ class Following:
                     self.left.discard(job_id)
                     found.append(job_id)
         return found
+
+    def nowhere(self) -> list[str]:
+        """Return the ids that neither the record nor Job_Queue nor a manager has now; ask twice to be sure."""
+        unknown = sorted(i for i in self.left if not self.states[i])
+        if not unknown or listing.queued(self.record):
+            return []
+        return [
+            job_id
+            for some in batches(unknown)
+            for job_id, state in zip(some, listing.states(self.record, some), strict=True)
+            if not state
+        ]
 
     def rows(self, job_ids: Sequence[str]) -> dict[str, JobRow]:
         """Return the records of jobs by id."""

@@ -41,16 +41,21 @@ def _row(job_id: str, answer: Any) -> JobRow | None:
     facts = {text(k): text(v) for k, v in raw.items()}
     if "state" not in facts:
         return None
+    state, end = State(facts.pop("state")), _object(facts.pop("exit", ""))
+    times = {n: float(facts.pop(n)) / 1000 for n in _TIMES if n in facts}
+    began = end.get("started")
+    if state in ENDED and "started" not in times and isinstance(began, int | float):
+        times["started"] = float(began)  # the end overtook the news of the start: the job's host saw it
     return JobRow(
         id=job_id,
-        state=State(facts.pop("state")),
+        state=state,
         run=int(facts.pop("run", 1)),
         fence=int(facts.pop("fence", 0)),
         system=facts.pop("system", ""),
         user=facts.pop("user", ""),
         name=facts.pop("name", ""),
-        times={n: float(facts.pop(n)) / 1000 for n in _TIMES if n in facts},
-        exit=_object(facts.pop("exit", "")),
+        times={n: times[n] for n in _TIMES if n in times},
+        exit=end,
         wish=_object(facts.pop("wish", "")),
         facts=facts,
     )
@@ -210,3 +215,11 @@ def entries_under_way(record: Record) -> bool:
     takers = [text(p) for p in record.call("ZRANGE", keys("Processes"), 0, -1)]
     lists = [keys(q) for q in queues] + [keys.taken(q, p) for q in queues for p in takers if p.startswith("starter")]
     return any(record.read([("LLEN", name) for name in lists]))
+
+
+def queued(record: Record) -> int:
+    """Count the entries that stand in Job_Queue or in a manager's private list."""
+    keys = record.keys
+    takers = [text(p) for p in record.call("ZRANGE", keys("Processes"), 0, -1)]
+    lists = [keys("Job_Queue"), *(keys.taken("Job_Queue", p) for p in takers if p.startswith("manager"))]
+    return sum(int(n) for n in record.read([("LLEN", name) for name in lists]))

@@ -146,6 +146,16 @@ def recover(
             return moved
 
 
+def other_digest(record: Record, role: str, digest: str, silence: float = SILENCE) -> str:
+    """Return the digest of a living process of this role that runs with another configuration, or an empty string."""
+    now = server_time(record)
+    for process in processes(record):
+        alive = not process.evicted and now - process.seen <= silence and not dead(process)
+        if alive and process.role == role and process.digest != digest:
+            return process.digest
+    return ""
+
+
 def server_time(record: Record) -> float:
     """Return the server's clock, the only one that the record uses (Unix time, seconds)."""
     seconds, micros = record.call("TIME")

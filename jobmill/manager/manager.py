@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from jobmill.config import Config
 from jobmill.errors import ServerFull
-from jobmill.ledger import admission, capacity, ending
+from jobmill.ledger import admission, capacity, ending, membership
 from jobmill.ledger.admission import Entry, Refusal
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import BATCH, Record
@@ -36,7 +36,7 @@ class Manager(Work):
         self._sites = Sites(config)
         self._needs = Needs(self._sites.sets)
         self._intake = Intake(config, self._sites.dispatcher(), self._needs)
-        self._applied = False
+        self._applied = self._told = False
         self._census = Census(record, config.limits.max_waiting)
         self._member: Membership | None = None
 
@@ -51,11 +51,24 @@ class Manager(Work):
     def enter(self, member: Membership) -> None:
         """Apply the configuration's limits (where they changed), then grant what waits."""
         self._member = member
-        if not self._applied:
-            self._sites.apply(self._record)
-            self._applied = True
+        self._apply()
         self._needs.limits = capacity.limits(self._record)
         self._grant()
+
+    def _apply(self) -> None:
+        """Apply the configuration once, as soon as no living manager has another one (law 12)."""
+        if self._applied:
+            return
+        other = membership.other_digest(self._record, self.role, self.digest, self._config.limits.lease)
+        if not other:
+            self._sites.apply(self._record)
+            self._applied = True
+        elif not self._told:
+            self._told = True
+            logger.warning(
+                "a manager runs with another configuration: this one applies no limits before that one is gone",
+                extra={"other": other, "own": self.digest},
+            )
 
     def ring(self, queue: str) -> int:
         """Deal with one batch of a list."""
@@ -63,6 +76,7 @@ class Manager(Work):
 
     def tick(self, now: float) -> None:
         """Refresh what is known of limits and crowding, and grant: the net under every ring."""
+        self._apply()
         self._needs.limits = capacity.limits(self._record)
         self._census.refresh()
         self._grant()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from jobmill.errors import UnknownName, nearest
+from jobmill.errors import UnknownName, UsageError, nearest
 from jobmill.ledger import capacity
 from jobmill.ledger.record import Record
 from jobmill.screen import terminal
@@ -45,7 +45,7 @@ def show_capacities(record: Record, name: str | None, *, as_json: bool) -> int:
     return 0
 
 
-def change(record: Record, name: str, limit: int) -> int:
+def change(record: Record, name: str, limit: int | None) -> int:
     """Set a limit; raise UnknownName for a name that no job could ever hold."""
     before = capacity.limits(record)
     systems = capacity.systems(record)
@@ -56,7 +56,10 @@ def change(record: Record, name: str, limit: int) -> int:
         raise UnknownName(
             f"no set or amount {name!r}{nearest(name, known)}; known: {likely}, and User:ann, Queue:long …"
         )
+    if limit is None and name in capacity.system_sets(record):
+        raise UsageError(f"{name} is the set of a system, which is closed without a limit; 0 pauses it")
     capacity.set_limit(record, name, limit)
     old = before.get(name)
-    terminal.say(f"{name}  {'open' if old is None else old} → {limit}" + ("  (paused)" if limit == 0 else ""))
+    new = "open" if limit is None else f"{limit}{'  (paused)' if limit == 0 else ''}"
+    terminal.say(f"{name}  {'open' if old is None else old} → {new}")
     return 0

@@ -10,6 +10,7 @@ from typing import Any
 from jobmill.config import load
 from jobmill.errors import JobmillError
 from jobmill.jobs.job_file import read_documents, read_specs
+from jobmill.jobs.spec import JobSpec
 from jobmill.screen import terminal
 
 OURS = {"systems", "routes", "capacities", "limits", "redis", "spool"}  # top-level keys that no job has
@@ -88,4 +89,27 @@ def _check_jobs(name: str) -> int:
         from jobmill.errors import SpecError
 
         raise SpecError(f"{name}: id: {', '.join(twice)} stands in several documents; give each its own, or none")
+    _check_routes(name, specs)
     return len(specs)
+
+
+def _check_routes(name: str, specs: Sequence[JobSpec]) -> None:
+    """Ask the rules where each job would go; raise SpecError for those that would be refused."""
+    from jobmill.errors import SpecError
+    from jobmill.manager.sites import Sites
+    from jobmill.rules.site import load_site_plugins
+
+    try:
+        config = load()
+        load_site_plugins(config.source)
+        dispatcher = Sites(config).dispatcher()
+    except JobmillError:
+        return  # where it would go cannot be said: the configuration is wrong, which is not this file's fault
+    problems = []
+    for number, spec in enumerate(specs, 1):
+        choice = dispatcher.choose(spec)
+        if choice.system is None:
+            which = spec.id or spec.name or f"document {number}"
+            problems.append(f"{name}: {which}: {choice.message}")
+    if problems:
+        raise SpecError("\n".join(problems))

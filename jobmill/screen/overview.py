@@ -8,11 +8,11 @@ from typing import Any
 
 from jobmill.ledger import capacity, listing, membership, server_facts
 from jobmill.ledger.capacity import Usage
-from jobmill.ledger.connection import mask
 from jobmill.ledger.explanation import ROLES, living
 from jobmill.ledger.listing import Depths
 from jobmill.ledger.membership import Process
 from jobmill.ledger.record import Record
+from jobmill.ledger.secret import mask
 from jobmill.screen import terminal
 from jobmill.screen.moment import ago, duration
 from jobmill.screen.table import Cell, Column, bar, lines

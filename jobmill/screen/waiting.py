@@ -8,9 +8,9 @@ from jobmill.client import Client
 from jobmill.errors import TransientError, UnknownName
 from jobmill.jobs.states import State
 from jobmill.ledger import listing
-from jobmill.ledger.connection import mask
 from jobmill.ledger.following import Following
 from jobmill.ledger.record import batches
+from jobmill.ledger.secret import mask
 from jobmill.screen import terminal
 from jobmill.screen.attendance import attend
 from jobmill.screen.progress import board, summary

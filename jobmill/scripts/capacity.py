@@ -7,6 +7,10 @@ import click
 from jobmill.scripts.options import connect, json_option
 
 
+def _limit(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
+    return None if value == "none" else int(click.IntRange(0, 10_000_000)(value, param, ctx))
+
+
 @click.group("capacity")
 def capacity_command() -> None:
     """Show or change the limits of sets and slots, live."""
@@ -25,9 +29,12 @@ def get_command(name: str | None, as_json: bool) -> int:
 
 @capacity_command.command("set")
 @click.argument("name")
-@click.argument("limit", type=click.IntRange(0, 10_000_000))
-def set_command(name: str, limit: int) -> int:
-    """Change a limit now; 0 pauses. Lowering it evicts nobody. It stands until the file says another number."""
+@click.argument("limit", metavar="N|none", callback=_limit)
+def set_command(name: str, limit: int | None) -> int:
+    """Change a limit now; 0 pauses, none takes it away. Lowering it evicts nobody.
+
+    It stands until the file says another number.
+    """
     from jobmill.screen.capacities import change
 
     client, _ = connect()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 from collections.abc import Mapping, Sequence
 
 from jobmill.config import Config
-from jobmill.errors import PermanentError
+from jobmill.errors import PermanentError, SystemUnavailable
 from jobmill.ledger import capacity
 from jobmill.ledger.record import Record
 from jobmill.systems import registry
@@ -62,8 +63,13 @@ class Bench:
                 system.set_slots(slots)
 
     def filenos(self) -> Sequence[int]:
-        """Return the descriptors of systems that push."""
-        return [fd for s in self.systems.values() if (fd := s.fileno()) is not None]
+        """Return the descriptors of systems that push; none while another starter leads."""
+        found: list[int] = []
+        for system in self.systems.values() if self.leads else ():
+            with contextlib.suppress(SystemUnavailable):  # `submit` says why
+                fd = system.fileno()
+                found += [] if fd is None else [fd]
+        return found
 
     def close(self) -> None:
         """Take nothing more; what runs goes on."""

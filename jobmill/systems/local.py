@@ -54,6 +54,7 @@ class LocalSystem(ExecutionSystem):
     launches_at_once: ClassVar[bool] = True
     one_host: ClassVar[bool] = True
     poll_interval: ClassVar[float] = 10.0
+    absence_grace: ClassVar[float] = 2.0  # one kernel tells of process, lock and record: nothing is late
 
     def __init__(
         self,

@@ -184,6 +184,7 @@ class ExecutionSystem(ABC):
     launches_at_once: ClassVar[bool] = False  # True: the handle is known beforehand (`handle_for`), no held submission
     one_host: ClassVar[bool] = False  # True: it belongs to the host where it was first started
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch
+    absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost
 
     name: str  # its name in the configuration
 

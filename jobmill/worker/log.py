@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import time
 from typing import TextIO
 
+# what could move a terminal's cursor or turn text around; words of users come into this log
+_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _KNOWN = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 
@@ -33,10 +36,8 @@ class _Line(logging.Formatter):
         stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         extra = "".join(f" {k}={v}" for k, v in fields.items() if k != "traceback")
         trace = "\n" + str(fields["traceback"]) if "traceback" in fields else ""
-        return (
-            f"{stamp}.{int(record.msecs):03d} {self._role}[{record.process}] "
-            f"{record.levelname.lower()}: {message}{extra}{trace}"
-        )
+        words = _CONTROL.sub("?", f"{message}{extra}{trace}").replace("\n", "\n    ")  # only a process begins a line
+        return f"{stamp}.{int(record.msecs):03d} {self._role}[{record.process}] {record.levelname.lower()}: {words}"
 
 
 def configure(role: str, *, level: str = "info", as_json: bool = False, stream: TextIO | None = None) -> logging.Logger:

@@ -15,6 +15,7 @@ for i = 2, #ARGV, 2 do
     found[#found + 1] = { ARGV[i], entry }
   end
 end
+table.sort(found, function(a, b) return tonumber(a[1]) < tonumber(b[1]) end) -- requeued in the order in which they stood
 for _, f in ipairs(found) do
   if verb == 'requeue' then
     call('RPUSH', P .. 'Job_Queue', below_header(f[2]))

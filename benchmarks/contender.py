@@ -30,3 +30,6 @@ class Contender(ABC):
 
         What serves for longer than one batch (servers, workers) starts before the clock. Raises WrongResult.
         """
+
+    def close(self) -> None:
+        """Remove what the rounds left; outside of the clock."""

@@ -91,6 +91,9 @@ def main() -> int:
     except WrongResult as error:
         print(f"no result: {error}", file=sys.stderr)
         return 1
+    finally:
+        for contender in contenders:
+            contender.close()
     console.print(table(contenders, seconds, given.jobs))
     for contender in contenders:
         console.print(f"{contender.name} on disk: {contender.durability}")

@@ -30,19 +30,31 @@ class Jobmill(Contender):
     def __init__(self, spool: Path) -> None:
         """``spool``: a folder for state and run folders, on the file system to measure."""
         self._spool = spool
+        self._kept: tempfile.TemporaryDirectory[str] | None = None
 
     def prepare(self) -> None:
         """Make the folder; nothing is installed."""
         self._spool.mkdir(parents=True, exist_ok=True)
+        self._kept = tempfile.TemporaryDirectory(prefix="jobmill-", dir=self._spool)
 
     def round(self, jobs: int) -> float:
-        """Clock from the first push to the moment when the record has all ends; then look at each of them."""
-        return jobmill_round(jobs, self._spool)
+        """Clock from the first push to the moment when the record has all ends; then look at each of them.
+
+        Nothing is removed between rounds: for some minutes after many files were removed, ext4 looks long for inodes
+        that were not used lately, and a round would measure that (`recently_deleted` in the kernel's ialloc.c).
+        """
+        assert self._kept is not None
+        return jobmill_round(jobs, Path(tempfile.mkdtemp(prefix="round-", dir=self._kept.name)))
+
+    def close(self) -> None:
+        """Remove all rounds' folders."""
+        if self._kept is not None:
+            self._kept.cleanup()
 
 
-def jobmill_round(jobs: int, spool: Path) -> float:
-    """Run so many jobs through a fresh pipeline and return the seconds they took; raise WrongResult."""
-    with tempfile.TemporaryDirectory(prefix="jobmill-", dir=spool) as folder, _pipeline(Path(folder)) as client:
+def jobmill_round(jobs: int, folder: Path) -> float:
+    """Run so many jobs through a fresh pipeline in ``folder``; return the seconds they took; raise WrongResult."""
+    with _pipeline(folder) as client:
         client.wait(client.submit({"command": [COMMAND]}), timeout=60)  # all three work when it is done
         specs = [{"command": [COMMAND]} for _ in range(jobs)]
         begin = time.perf_counter()

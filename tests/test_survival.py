@@ -122,3 +122,22 @@ def test_slots_of_jobs_that_nobody_saw_end_are_free_within_15_s(pipeline: Pipeli
     assert pipeline.client.wait(pipeline.client.submit({"command": "sleep 0.1"}), timeout=40).state == "done"
     assert time.monotonic() - began < 17  # a poll, the grace, and what a busy machine adds
     assert {row.state for row in pipeline.client.wait(lost, timeout=5).values()} == {"lost"}
+
+
+def test_a_spool_that_cannot_be_written_puts_jobs_off_and_fails_none(pipeline: Pipeline, tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    evidence.file.touch()
+    jobs = pipeline.state / "spool" / "jobs"
+    jobs.parent.mkdir(parents=True)
+    jobs.write_text("a file where the folder of run folders has to be")
+    pipeline.start()
+    specs = [{"command": evidence.command("true", n % 3), "workdir": "/tmp"} for n in range(9)]
+    ids = pipeline.client.submit_many(specs)
+    redis = pipeline.client.record.client
+    pipeline.until(lambda: redis.zcard("Later") == 9)
+    assert b"spool" in redis.hget(f"Job:{ids[0]}", "why")
+    jobs.unlink()
+    rows = pipeline.client.wait(ids, timeout=40)
+    assert {row.run for row in rows.values()} == {1}  # it cost neither a run nor a retry
+    assert exits(pipeline.client, ids) == {job_id: n % 3 for n, job_id in enumerate(ids)}
+    assert violations(redis, at_rest=True) == []

@@ -61,6 +61,7 @@ class Starter(Work):
         self._ends: list[str] = []
         self._ends_since = 0.0
         self._back: list[Flight] = []  # out of line before they started
+        self._put_off: dict[str, list[Flight]] = {}  # why -> what did not start for that reason
         self._stale: list[tuple[ExecutionSystem, Handle]] = []  # must not run; killed until absence is proved
 
     def queues(self) -> Sequence[str]:
@@ -202,6 +203,8 @@ class Starter(Work):
                 elif isinstance(notice, End) and (flight := self._forget(notice.token)) is not None:
                     if '"reason":"withdrawn"' in notice.exit:
                         self._back.append(flight)
+                    elif '"reason":"no_spool"' in notice.exit:  # a full disk must not fail job after job
+                        self._put_off.setdefault(str(json.loads(notice.exit).get("message", "")), []).append(flight)
                     elif '"reason":"taken"' not in notice.exit:  # else its lease runs out, and it is settled
                         self._push(flight.end(notice.exit))
 
@@ -211,6 +214,10 @@ class Starter(Work):
         for some in batches(self._back):
             launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
         self._back = []
+        while self._put_off:
+            why, flights = self._put_off.popitem()
+            for some in batches(flights):
+                self._give_back(some, why)
         if self._ends:
             gathered = now - self._ends_since
             if gathered >= LINGER or len(self._ends) <= 2 or len(self._ends) >= BATCH:

@@ -231,7 +231,8 @@ class Runner:
                 folder.decode("utf-8", "replace"),
                 error.strerror or error,
             )
-            self.emit(watch.end_event(token, run_folder.never_started("start_failed", message)))
+            # not the job's fault, and no marker was taken: whoever sent it may send it again later
+            self.emit(watch.end_event(token, run_folder.never_started("no_spool", message)))
         if it.fd is None:
             slot_table.clear(self.table_fd, slot)
             self.free.append(slot)

@@ -89,6 +89,7 @@ def test_console_scripts_serve_a_redis_server_on_tcp(redis_url: str, tmp_path: P
         assert set(row.times) == {"submitted", "granted", "ended"} or "started" in row.times
         assert row.exit["resource_usage"]["wall"] >= 0
         assert client.log(row)
+        assert [(tmp_path / "state" / name).stat().st_mode & 0o777 for name in (".", "spool")] == [0o700, 0o700]
     finally:
         for worker in workers:
             worker.terminate()

@@ -47,6 +47,8 @@ def serve(role: str, what: str, make: Make, argv: Sequence[str] | None = None) -
         load_site_plugins(config.source)
         if given.parent_fd is not None:
             os.set_inheritable(given.parent_fd, False)
+        for folder in (config.state, config.spool):  # what jobs write, and what they are asked, is their owner's alone
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         record = Record(given.redis or config.redis.url or address(config.state), prefix=config.redis.prefix)
         work = make(record, config, given.lane)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from jobmill.config import Config
 from jobmill.errors import ServerFull
@@ -98,7 +98,8 @@ class Manager(Work):
             found.append(read)
         if not found:
             return 0
-        words = self._once_more(lambda: admission.admit(self._member, batch, found, time.time()))  # type: ignore[arg-type]
+        # A cut reply ends this turn; the next look at the list finds what the record made of it (law 2).
+        words = admission.admit(self._member, batch, found, time.time())
         for entry, word in zip(found, words, strict=False):
             if isinstance(entry, Refusal):
                 logger.warning("refused: %s", entry.reason, extra={"id": entry.job_id or "?"})
@@ -110,10 +111,6 @@ class Manager(Work):
             logger.info("admitted a batch", extra={"jobs": words.count("admitted"), "refused": words.count("dead")})
         self._grant()
         return BATCH if len(found) < len(batch.entries) else len(found)
-
-    def _once_more(self, act: Callable[[], list[str]]) -> list[str]:
-        """A cut reply is answered by sending the same turn again, which applies it once (law 2)."""
-        return act()
 
     def _results(self) -> int:
         assert self._member is not None

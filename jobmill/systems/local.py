@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jobmill.errors import ConfigError, SystemUnavailable, nearest
-from jobmill.systems import process_tree, run_folder, slot_table
+from jobmill.systems import run_folder
 from jobmill.systems.guard_channel import ROOT, GuardChannel
-from jobmill.systems.step_progress import progress
+from jobmill.systems.spool_launches import TOKEN, SpoolLaunches
 from jobmill.systems.system import (
     Check,
     End,
@@ -41,8 +41,6 @@ from jobmill.systems.system import (
 
 OPTIONS = ("slots", "kill_grace", "path", "shell", "env")
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
-TOKEN = re.compile(r"[^\s:/]{1,40}:[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[0-9]{1,6}")
-KILLED_UNSTARTED = "it was killed before it started"
 FREE_LEAST = 64  # MiB on the spool's disk below which `check` warns
 
 
@@ -72,7 +70,7 @@ class LocalSystem(ExecutionSystem):
         self.slots = slots
         self.kill_grace = kill_grace
         self.env = clean_environment(path=path, shell=shell) | dict(env or {})
-        self._folder = os.fsencode(self.spool)
+        self._launches = SpoolLaunches(self.spool, name)
         self._channel: GuardChannel | None = None
         self._leader: int | None = None
 
@@ -201,51 +199,37 @@ class LocalSystem(ExecutionSystem):
 
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Tell from marker, pid, start time and boot id how each launch is."""
-        return {handle: self._observe(handle) for handle in handles}
+        seen = {handle: self._launches.observe(handle) for handle in handles}
+        waiting = self._channel.waiting if self._channel is not None else {}
+        for handle, look in seen.items():
+            if look.state is NativeState.ABSENT and handle.partition("/")[2] in waiting:
+                words = f"waits for one of {self.slots} slots"
+                seen[handle] = Observation(state=NativeState.SUBMITTED, reason=words)
+        return seen
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return the records of the launches that ended; a lost one has none."""
-        found: dict[Handle, ExitInfo] = {}
-        for handle in handles:
-            try:
-                _, token, folder = self._parts(handle)
-                run = _own(run_folder.read(folder), token)
-            except (OSError, ValueError):
-                continue
-            text = None if run is None else run.end
-            if run is not None and text is None and run.left is not None and not self._guarded(run):
-                text = run.left  # leader's end is known, and nobody is there to add to it
-            if text is not None:
-                found[handle] = ExitInfo.from_json(text)
-        return found
+        return {handle: info for handle in handles if (info := self._launches.exit_info(handle)) is not None}
 
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Adopt what has started; take the marker of what has not, so that it never starts."""
-        return {launch.token: self._settle(launch) for launch in launches}
+        return {it.token: self._launches.settle(it.handle or self.handle_for(it.token)) for it in launches}
 
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
         """Signal every process of each launch, wherever it fled; what has not started is kept from starting."""
+        if self._channel is not None:
+            self._channel.withdraw([handle.partition("/")[2] for handle in handles])
         patience = (1.0 if force else 0.05) if len(handles) == 1 else 0.0  # seconds; many share one pause below
-        gone = {handle: self._kill(handle, force, patience) for handle in handles}
+        gone = {handle: self._launches.kill(handle, force=force, patience=patience) for handle in handles}
         left = [handle for handle in handles if not gone[handle]]
         if left and len(handles) > 1:
             time.sleep(0.05)
-            gone.update((handle, self._kill(handle, force, 0.0)) for handle in left)
+            gone.update((handle, self._launches.kill(handle, force=force, patience=0.0)) for handle in left)
         return gone
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return a part of a file in the run folder, b"" when it is not there (yet)."""
-        if "/" in stream or "\0" in stream or stream in ("", ".", ".."):
-            raise ValueError(f"{stream!r} is not the name of a file in the run folder")
-        _, _, folder = self._parts(handle)
-        try:
-            fd = os.open(folder + b"/" + os.fsencode(stream), os.O_RDONLY | os.O_NONBLOCK)
-        except (FileNotFoundError, NotADirectoryError):
-            return b""
-        try:
-            return os.pread(fd, limit, offset)
-        finally:
-            os.close(fd)
+        return self._launches.read(handle, stream, offset, limit)
 
     def check(self) -> Sequence[Check]:
         """Look at spool, disk, shell, subreaper and slots."""
@@ -270,138 +254,6 @@ class LocalSystem(ExecutionSystem):
         fix = "" if fits else f"set slots to {cores} unless the jobs mostly wait"
         checks.append(Check(name="slots", ok=True, detail=f"{self.slots} slots on {cores} cores", fix=fix))
         return checks
-
-    def _parts(self, handle: Handle) -> tuple[str, Token, bytes]:
-        """Return boot id, token and run folder of a handle; raise ValueError when it is none of ours."""
-        boot, _, token = handle.partition("/")
-        if not TOKEN.fullmatch(token):
-            raise ValueError(f"{handle!r} is not a handle of a local system")
-        return boot, token, run_folder.folder_of(self._folder, token)
-
-    def _guarded(self, run: run_folder.Run) -> bool:
-        """Tell whether the guard or runner that took this marker may still write to it."""
-        return run.boot == run_folder.BOOT and slot_table.locked(self._folder, run.guard)
-
-    def _observe(self, handle: Handle) -> Observation:
-        try:
-            boot, token, folder = self._parts(handle)
-            run = _own(run_folder.read(folder), token)
-        except (OSError, ValueError) as error:
-            return Observation(state=NativeState.UNKNOWN, reason=str(error))
-        if run is None:
-            if self._channel is not None and token in self._channel.waiting:
-                return Observation(state=NativeState.SUBMITTED, reason=f"waits for one of {self.slots} slots")
-            reason = "rebooted since" if boot != run_folder.BOOT else "no marker"
-            return Observation(state=NativeState.ABSENT, reason=reason)
-        if run.end is not None:
-            return Observation(state=NativeState.ENDED, host=run.host)
-        guarded = self._guarded(run)
-        if run.boot != run_folder.BOOT:
-            return Observation(state=NativeState.ABSENT, reason="rebooted since", host=run.host)
-        if run.namespace != run_folder.NAMESPACE:
-            if guarded:
-                return Observation(state=NativeState.RUNNING, host=run.host, alive=True, reason="in another container")
-            return Observation(state=NativeState.ABSENT, host=run.host, reason="its container's guard is gone")
-        if run.pid is not None and process_tree.alive(run.pid, run.start):
-            steps = progress(os.fsdecode(folder))
-            return Observation(
-                state=NativeState.RUNNING,
-                native_state="running",
-                host=run.host,
-                alive=True,
-                progress=steps,
-                orphan=not guarded,
-                overdue=not guarded and slot_table.overdue(self._folder, run.guard, token),
-            )
-        if guarded:  # about to be spawned, or about to be recorded
-            state = NativeState.SUBMITTED if run.pid is None else NativeState.RUNNING
-            return Observation(state=state, host=run.host, alive=run.pid is not None)
-        again = run_folder.read(folder)  # its last words may have come between the two looks
-        if again is not None and again.end is not None:
-            return Observation(state=NativeState.ENDED, host=run.host)
-        if process_tree.members(token, folder, run.pid, run.start, run.ended):
-            late = slot_table.overdue(self._folder, run.guard, token)
-            reason = "its first process is gone"
-            return Observation(
-                state=NativeState.RUNNING, host=run.host, alive=True, reason=reason, orphan=True, overdue=late
-            )
-        if run.left is not None:
-            return Observation(state=NativeState.ENDED, host=run.host)
-        return Observation(state=NativeState.ABSENT, host=run.host, reason="process gone, no end recorded")
-
-    def _settle(self, launch: Launch) -> Handle | Settled:
-        handle = launch.handle or self.handle_for(launch.token)
-        try:
-            boot, token, folder = self._parts(handle)
-            found = run_folder.read(folder)
-            if found is not None and found.token is not None and _record(found.token) != _record(token):
-                run_folder.move_aside(self._folder, token, found.token)
-                found = None
-            if found is None:
-                if boot != run_folder.BOOT:
-                    return Settled.LOST
-                try:
-                    run_folder.seal(folder, token, "-", "not_started", "its starter died before it started")
-                    return Settled.NOT_STARTED
-                except FileExistsError:
-                    found = run_folder.read(folder)
-            if found is None:
-                return Settled.UNKNOWN
-            return self._settle_marked(handle, token, folder, found)
-        except (OSError, ValueError):
-            return Settled.UNKNOWN
-
-    def _settle_marked(self, handle: Handle, token: Token, folder: bytes, run: run_folder.Run) -> Handle | Settled:
-        if run.sealed:
-            return Settled.NOT_STARTED
-        if run.end is not None or run.pid is not None:
-            return handle
-        if run.token is None:  # whoever took it died, or is, at its first line: before any spawn
-            if self._any_guard():
-                return Settled.UNKNOWN
-        elif run.boot != run_folder.BOOT:
-            return Settled.LOST
-        elif self._guarded(run):
-            return Settled.UNKNOWN
-        elif process_tree.members(token, folder):
-            return handle
-        elif run_folder.was_entered(folder):
-            return Settled.LOST  # its child came as far as opening its output; what it did after that nobody saw
-        again = run_folder.read(folder)
-        if again is not None and (again.end is not None or again.pid is not None):
-            return self._settle_marked(handle, token, folder, again)
-        line = b"" if run.token else run_folder.header(token, "-")
-        record = run_folder.never_started("not_started", "runner and guard were killed before it started")
-        run_folder.append(folder, line + run_folder.end_line("sealed", record))
-        return Settled.NOT_STARTED
-
-    def _any_guard(self) -> bool:
-        """Tell whether any guard of this system lives on this host."""
-        folder = self.spool / "guards" / self.name
-        names = [path.name for path in folder.glob("*.table")] if folder.is_dir() else []
-        return any(slot_table.locked(self._folder, f"{self.name}/{name}") for name in names)
-
-    def _kill(self, handle: Handle, force: bool, patience: float) -> bool:
-        try:
-            boot, token, folder = self._parts(handle)
-            run = _own(run_folder.read(folder), token)
-            if self._channel is not None and token in self._channel.waiting:
-                self._channel.withdraw([token])
-            if run is None:
-                if boot == run_folder.BOOT:
-                    found = run_folder.read(folder)
-                    if found is not None and found.token is not None:
-                        run_folder.move_aside(self._folder, token, found.token)
-                    run_folder.seal(folder, token, "-", "not_started", KILLED_UNSTARTED)
-                return True
-            if run.sealed or run.boot != run_folder.BOOT:
-                return True
-            if run.namespace != run_folder.NAMESPACE:
-                return run.end is not None or not self._guarded(run)
-            gone = process_tree.kill(token, folder, run.pid, run.start, run.ended, force, patience)
-            return gone and (run.pid is not None or run.end is not None or not self._guarded(run))
-        except (OSError, ValueError):
-            return False
 
 
 def clean_environment(*, path: str | None, shell: str) -> dict[str, str]:
@@ -436,15 +288,6 @@ def _refusal(it: Submission) -> str | None:
         if "/" in name or "\0" in name or name in run_folder.RESERVED:
             return f"job {it.job_id}: {name!r} cannot be the name of a file in the run folder"
     return None
-
-
-def _own(run: run_folder.Run | None, token: Token) -> run_folder.Run | None:
-    """Return the run unless its folder belongs to another record; a marker without its first line counts as ours."""
-    return None if run is not None and run.token is not None and _record(run.token) != _record(token) else run
-
-
-def _record(token: Token) -> str:
-    return str(run_folder.split(token)[0])
 
 
 def _check_guard() -> Check:

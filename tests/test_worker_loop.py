@@ -164,7 +164,7 @@ def test_hup_takes_up_a_right_configuration_and_refuses_a_wrong_one(pipeline: Pi
     tell("systems: {local: {kind: local, slots: 1}}\n")
     pipeline.until(lambda: len(living(record)) == 3 and not living(record).keys() & before.keys())
     assert len(set(living(record).values()) - set(before.values())) == 1
-    assert record.call("HGET", "Capacity", "local.slots") == b"1"
+    pipeline.until(lambda: record.call("HGET", "Capacity", "local.slots") == b"1")
     row = pipeline.client.wait(running, timeout=30)
     assert (row.run, row.exit["exit_value"]) == (1, 5)
     assert all(worker.poll() is None for worker in pipeline.workers.values())

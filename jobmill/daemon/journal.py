@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-_SIGNED = re.compile(r"""(?:[-0-9]+ [:.0-9]+ |jobmill-|\{.*"process": ")([a-z]+)[:\[]""")
+_SIGNED = re.compile(r"""(?:[-0-9]+ [:.0-9]+ |jobmill-|\{.*"process": ")([a-z]+)[:\[]|([a-z]+)\[[0-9]+\]""")
 LIMIT = 64 << 20  # bytes; a longer log is put aside when a supervisor starts
 
 
@@ -61,7 +61,7 @@ class Journal:
         lines = os.pread(self.descriptor, 65536, start).decode(errors="replace").splitlines()
         for line in map(str.strip, reversed(lines)):
             signed = _SIGNED.match(line)
-            if line and (signed is None or signed[1] == of):
+            if line and (signed is None or of in signed.groups()):
                 return line
         return ""
 

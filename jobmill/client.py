@@ -126,7 +126,11 @@ class Client:
             for job_id, reason in following.refused.items():
                 raise SpecError(f"job {job_id} was refused: {reason} (jobmill dead list)")
             if now >= look_at and not following.outage:
-                gone, look_at = following.nowhere(), now + RECHECK
+                look_at = now + RECHECK
+                try:
+                    gone = following.nowhere()
+                except ServerUnavailable:  # an outage says nothing of any id
+                    gone = []
                 if gone and gone == missed:
                     raise UnknownName(f"no job {gone[0]!r} in the record at {mask(self.record.url)} or in Job_Queue")
                 missed = gone

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from pipeline import Pipeline
 from servers import locate
 
 from jobmill.client import Client
+from jobmill.errors import ServerUnavailable, UnknownName
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parent / "examples"
@@ -45,8 +47,9 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
         try:
             client.record.ping()
             break
-        except Exception:
+        except ServerUnavailable:
             time.sleep(0.02)
+    client.record.ping()
     yield url
     client.close()
     server.terminate()
@@ -222,3 +225,44 @@ def test_a_plain_push_by_redis_cli(pipeline: Pipeline) -> None:
         subprocess.run(["redis-cli", "-s", socket_path, "-x", "RPUSH", "Job_Queue"], stdin=file, check=True, timeout=10)
     pipeline.until(lambda: bool(pipeline.client.last()))
     assert pipeline.client.wait(pipeline.client.last(), timeout=20).state == "done"
+
+
+def test_a_wait_on_an_id_that_is_nowhere_ends(pipeline: Pipeline) -> None:
+    began = time.monotonic()
+    with pytest.raises(UnknownName, match="no-such-job"):
+        pipeline.client.wait("no-such-job", timeout=30)
+    assert time.monotonic() - began < 15
+
+
+def test_somebody_elses_refusal_does_not_end_a_wait(pipeline: Pipeline) -> None:
+    redis = pipeline.client.record.client
+    job_id = pipeline.client.submit({"command": "sleep 2", "id": "mine"})
+    pipeline.until(lambda: redis.hget("Job:mine", "state") == b"running")
+    redis.rpush("Job_Queue", "{id: mine, command: other}", "{id: mine, commandd: wrong}")
+    assert pipeline.client.wait(job_id, timeout=20).state == "done"
+    assert redis.llen("Dead_Queue") == 2
+
+
+def test_a_wait_outlives_the_server_whatever_it_looks_at(pipeline: Pipeline) -> None:
+    """Unknown ids make it look more often and at more keys; an outage is no answer about any of them."""
+    redis, answers = pipeline.client.record.client, []
+    redis.hset("Capacity", "LocalJobs", 0)
+
+    def wait() -> None:
+        waiting = Client(pipeline.url)
+        try:
+            answers.append(waiting.wait(["late", "later"], timeout=60))
+        except Exception as error:
+            answers.append(error)
+        finally:
+            waiting.close()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    for _ in range(12):  # over several of its looks
+        pipeline.kill_server()
+        time.sleep(0.25)
+    pipeline.client.submit_many([{"id": "late", "command": "true"}, {"id": "later", "command": "true"}])
+    redis.hset("Capacity", "LocalJobs", 8)
+    thread.join(60)
+    assert [type(a) for a in answers] in ([dict], [UnknownName]), answers

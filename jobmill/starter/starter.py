@@ -61,7 +61,7 @@ class Starter(Work):
         self._ends: list[str] = []
         self._ends_since = 0.0
         self._back: list[Flight] = []  # out of line before they started
-        self._put_off: dict[str, list[Flight]] = {}  # why -> what did not start for that reason
+        self._later: dict[str, list[Flight]] = {}  # why -> what did not start for that reason
         self._stale: list[tuple[ExecutionSystem, Handle]] = []  # must not run; killed until absence is proved
 
     def queues(self) -> Sequence[str]:
@@ -114,7 +114,7 @@ class Starter(Work):
             flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, system=g.system)
             if system is None:
                 known = ", ".join(self._bench.systems)
-                self._give_back([flight], f"this starter has no system {g.system!r} (it has: {known})")
+                self._put_off(flight, f"this starter has no system {g.system!r} (it has: {known})")
                 continue
             try:
                 spec = JobSpec.from_canonical(g.spec)
@@ -150,7 +150,7 @@ class Starter(Work):
             if answer.failure is SubmitFailure.PERMANENT:
                 self._failed(flight, answer.message)
             else:
-                self._give_back([flight], answer.message)
+                self._put_off(flight, answer.message)
         if held:
             self._release(system, held)
 
@@ -165,9 +165,9 @@ class Starter(Work):
             system.kill(handles, force=True)
             self._stale += [(system, handle) for handle in handles]
 
-    def _give_back(self, flights: Sequence[Flight], why: str) -> None:
-        logger.warning("gives back: %s", why, extra={"jobs": len(flights)})
-        launch.abort(self._record, [f.launch for f in flights], delay=BACK_OFF, why=why)
+    def _put_off(self, flight: Flight, why: str) -> None:
+        """Note a launch that did not happen; `flush` gives it back, again when a reply is cut."""
+        self._later.setdefault(why, []).append(flight)
 
     def _failed(self, flight: Flight, message: str) -> None:
         info = ExitInfo(
@@ -204,7 +204,7 @@ class Starter(Work):
                     if '"reason":"withdrawn"' in notice.exit:
                         self._back.append(flight)
                     elif '"reason":"no_spool"' in notice.exit:  # a full disk must not fail job after job
-                        self._put_off.setdefault(str(json.loads(notice.exit).get("message", "")), []).append(flight)
+                        self._put_off(flight, str(json.loads(notice.exit).get("message", "")))
                     elif '"reason":"taken"' not in notice.exit:  # else its lease runs out, and it is settled
                         self._push(flight.end(notice.exit))
 
@@ -214,10 +214,11 @@ class Starter(Work):
         for some in batches(self._back):
             launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
         self._back = []
-        while self._put_off:
-            why, flights = self._put_off.popitem()
+        for why, flights in list(self._later.items()):
             for some in batches(flights):
-                self._give_back(some, why)
+                launch.abort(self._record, [f.launch for f in some], delay=BACK_OFF, why=why)
+            logger.warning("gave back: %s", why, extra={"jobs": len(flights)})
+            del self._later[why]
         if self._ends:
             gathered = now - self._ends_since
             if gathered >= LINGER or len(self._ends) <= 2 or len(self._ends) >= BATCH:

@@ -136,7 +136,10 @@ def take(folder: bytes, text: bytes = b"") -> int:
         if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
             raise
     finally:
-        os.unlink(own)
+        try:
+            os.unlink(own)
+        except OSError:
+            pass  # the marker may be taken by now: what is left beside it must not say otherwise
     fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND, 0o644)  # a file system without links
     try:
         write(fd, text)

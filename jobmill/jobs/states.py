@@ -30,7 +30,6 @@ class State(enum.StrEnum):
     LOST = "lost"
 
 
-PARKED = frozenset({State.HELD, State.LATER, State.WAITING})  # hold no slot
 POLLED = frozenset({State.SUBMITTED, State.RUNNING, State.UNKNOWN, State.COLLECTING})  # stand in Running_Queue
 LAUNCHED = frozenset({State.STARTING}) | POLLED  # something of them may exist on a system
 ENDED = frozenset({State.DONE, State.FAILED, State.CANCELLED, State.NOT_RUN, State.LOST})

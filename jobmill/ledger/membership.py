@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,8 +159,3 @@ def server_time(record: Record) -> float:
     """Return the server's clock, the only one that the record uses (Unix time, seconds)."""
     seconds, micros = record.call("TIME")
     return int(seconds) + int(micros) / 1e6
-
-
-def uptime(process: Process, now: float | None = None) -> float:
-    """Return how long a process has been registered, in seconds."""
-    return max(0.0, (now if now is not None else time.time()) - process.since)

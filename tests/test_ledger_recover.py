@@ -119,6 +119,34 @@ def test_an_entry_that_kills_whoever_holds_it_is_poison(driver: Driver) -> None:
     assert driver.where("Job_Queue") == ["poison"]
 
 
+def test_who_stands_beside_poison_is_not_buried_with_it(driver: Driver) -> None:
+    driver.push("before", "poison", *[f"good-{n}" for n in range(200)])
+    admitted: list[bytes] = []
+    for _ in range(POISON + 20):
+        member = driver.member("manager")
+        while (batch := admission.take(member, "Job_Queue", 250)).entries:
+            if b"poison" in batch.entries:
+                break  # it dies with all of the batch in hand
+            admitted += batch.entries
+            admission.admit(member, batch, [entry(e.decode()) for e in batch.entries], 0.0)
+        membership.recover(driver.record, member.name, ["Job_Queue"], proved=True)
+    (one,) = dead.entries(driver.record)
+    assert one.entry == b"poison"
+    assert sorted(admitted) == sorted([b"before", *(b"good-%d" % n for n in range(200))])
+
+
+def test_what_was_taken_and_not_yet_read_is_no_suspect(driver: Driver) -> None:
+    driver.push("in hand", *[f"behind-{n}" for n in range(5)])
+    for _ in range(POISON + 3):
+        member = driver.member("manager")
+        admission.take(member, "Job_Queue", 1)
+        for _ in range(5):  # as the bell moves them, one by one
+            driver.client.lmove("Job_Queue", f"Job_Queue:taken:{member.name}", "LEFT", "RIGHT")
+        membership.recover(driver.record, member.name, ["Job_Queue"], proved=True)
+    assert [d.entry for d in dead.entries(driver.record)] == [b"in hand"]
+    assert driver.where("Job_Queue") == [f"behind-{n}" for n in range(5)]
+
+
 def test_equal_entries_are_not_poison_after_one_death(driver: Driver) -> None:
     """`command: true` without an id may well stand in the queue a thousand times."""
     driver.push(*["command: 'true'"] * 600)

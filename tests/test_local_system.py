@@ -29,6 +29,7 @@ from jobmill.systems.system import (
     Start,
     Submission,
     SubmitError,
+    Unwatched,
 )
 
 pytestmark = pytest.mark.timeout(60)
@@ -43,6 +44,7 @@ class Bench:
         self.starts: list[str] = []
         self.ends: dict[str, ExitInfo] = {}
         self.end_order: list[str] = []
+        self.unwatched: list[str] = []
 
     def job(self, name: str, *argv: str, run: int = 1, record: str = "rec", **fields: Any) -> Submission:
         return Submission(token=f"{record}:{name}:{run}", job_id=name, run=run, argv=argv, **fields)
@@ -62,6 +64,9 @@ class Bench:
         for it in self.system.ends():
             if isinstance(it, Start):
                 self.starts.append(it.token)
+            elif isinstance(it, Unwatched):
+                assert it.token not in self.ends and it.token not in self.unwatched
+                self.unwatched.append(it.token)
             else:
                 assert isinstance(it, End)
                 assert it.token not in self.ends, "told twice"
@@ -462,6 +467,7 @@ def test_guard_and_runner_killed_jobs_run_on(bench: Bench, tmp_path: Path) -> No
     os.kill(guard, signal.SIGSTOP)  # so that it cannot start another runner in between
     os.kill(runner, signal.SIGKILL)
     os.kill(guard, signal.SIGKILL)
+    bench.until(lambda: bench.unwatched == [slow.token])  # said at once: only polls find its end now
     bench.run(*more)  # a new guard; the orphan still holds one of the two slots
     elsewhere = LocalSystem.build("local", {"slots": 2}, bench.spool)
     seen = elsewhere.status([handle])[handle]
@@ -579,6 +585,7 @@ def test_settle_at_each_step(tmp_path: Path) -> None:
     run_folder.make(empty)
     os.close(run_folder.take(empty))
     assert settle("r:empty:1") is Settled.UNKNOWN
+    assert settle("r:empty:1", boot="another-boot") is Settled.LOST  # a power cut took what stood there
     os.close(fd)
     assert settle("r:taken:1") is Settled.NOT_STARTED
     assert settle("r:empty:1") is Settled.NOT_STARTED

@@ -111,7 +111,7 @@ def test_a_marker_that_a_dead_runner_left_holds_up_nobody(pipeline: Pipeline) ->
 
 
 @pytest.mark.timeout(120)
-def test_slots_of_jobs_that_nobody_saw_end_are_free_within_15_s(pipeline: Pipeline) -> None:
+def test_slots_of_jobs_that_nobody_saw_end_are_free_within_seconds(pipeline: Pipeline) -> None:
     pipeline.start()
     lost = pipeline.client.submit_many([{"command": "sleep 1"} for _ in range(4)])
     redis = pipeline.client.record.client
@@ -120,7 +120,7 @@ def test_slots_of_jobs_that_nobody_saw_end_are_free_within_15_s(pipeline: Pipeli
         os.kill(pid, signal.SIGKILL)
     began = time.monotonic()
     assert pipeline.client.wait(pipeline.client.submit({"command": "sleep 0.1"}), timeout=40).state == "done"
-    assert time.monotonic() - began < 17  # a poll, the grace, and what a busy machine adds
+    assert time.monotonic() - began < 12  # they are polled at once; the grace, and what a busy machine adds
     assert {row.state for row in pipeline.client.wait(lost, timeout=5).values()} == {"lost"}
 
 

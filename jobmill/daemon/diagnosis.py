@@ -9,7 +9,7 @@ from jobmill.config import Config
 from jobmill.daemon.address import address
 from jobmill.errors import JobmillError
 from jobmill.jobs.document import require_libyaml
-from jobmill.ledger import dead, listing, membership
+from jobmill.ledger import dead, endpoint, listing, membership
 from jobmill.ledger.explanation import ROLES, living
 from jobmill.ledger.record import Record
 from jobmill.ledger.server_facts import UNREAD, WANTED, server_kind, settings
@@ -35,11 +35,21 @@ def diagnose(config: Config) -> list[Check]:
         try:
             found += _server(record)
             found += _workers(record, config)
+            found += out_of_reach(record)
         except JobmillError as error:
             found.append(Check(name="server", ok=False, detail=str(error), fix="try again; see the server's log"))
     finally:
         record.close()
     return found + [check for name in config.systems for check in check_system(config, name)]
+
+
+def out_of_reach(record: Record) -> list[Check]:
+    """Return a failed check for each system that the workers cannot reach at this time."""
+    fix = "nothing: they try again by themselves, and its jobs keep their states; see what the system itself says below"
+    return [
+        Check(name=f"{name}: reached", ok=False, detail=outage.told(name), fix=fix)
+        for name, outage in sorted(endpoint.outages(record).items())
+    ]
 
 
 def check_system(config: Config, name: str) -> Sequence[Check]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import random
-import time
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from jobmill.config import Config
 from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.janitor import SEALS, Janitor
 from jobmill.fetcher.judge import judge
+from jobmill.jobs.identifier import ID_PATTERN
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import admission, ending, launch, listing, poll
@@ -25,6 +27,7 @@ from jobmill.ledger.poll import Due, Seen
 from jobmill.ledger.record import BATCH, Record, text
 from jobmill.systems import registry
 from jobmill.systems.system import ExecutionSystem, ExitInfo, ExitStatus, Handle, NativeState, Observation
+from jobmill.worker.endpoints import Endpoints
 from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
@@ -33,7 +36,9 @@ LEASE = 30.0  # seconds that a claimed poll may take before another fetcher make
 KILL_GRACE = 5.0  # seconds between TERM and KILL
 AGAIN = 0.25  # seconds between two looks at what is being killed
 ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose end nobody will push
+OUTAGE = 5.0  # seconds between polls of a system that did not answer and has not been given up
 CLAIM = 0.5  # seconds between two looks for what is due
+_ID = re.compile(ID_PATTERN)
 
 
 class Fetcher(Work):
@@ -53,7 +58,8 @@ class Fetcher(Work):
             for name, s in config.systems.items()
             if s.lane == lane
         }
-        self._janitor = Janitor(record, config, lane, self._systems)
+        self._endpoints = Endpoints(record)
+        self._janitor = Janitor(record, config, lane, self._systems, self._endpoints)
         self._member: Membership | None = None
         self._claim_at = 0.0
 
@@ -85,15 +91,17 @@ class Fetcher(Work):
             if row["exit"].get("reason") == "not_started" and seals < SEALS:
                 sealed.append((job_id, run, None))
                 continue
-            end = judge(
-                job_id,
-                run,
-                row["exit"],
-                terms=row.get("judge") or {},
-                folder=self._folder(job_id, run),
-                retries=retries,
-            )
-            ends[job_id] = end
+            try:
+                ends[job_id] = judge(
+                    job_id,
+                    run,
+                    row["exit"],
+                    terms=row.get("judge") or {},
+                    folder=self._folder(job_id, run),
+                    retries=retries,
+                )
+            except (ValueError, TypeError, AttributeError, OverflowError) as error:  # no starter wrote this
+                logger.error("an entry of Exit_Queue cannot be judged: %s", error, extra={"id": job_id, "run": run})
         poll.touch(self._record, wished)
         launch.seal(self._record, sealed, "the marker was taken and the guard knows that nothing was started")
         words = ending.finish(self._record, list(ends.values()), taken=(self._member, batch))
@@ -126,6 +134,7 @@ class Fetcher(Work):
         """Let the janitor do its rounds."""
         assert self._member is not None
         self._janitor.tick(now)
+        self._endpoints.tick()
 
     def _poll(self, due: Sequence[Due]) -> None:
         by_system: dict[str, list[Due]] = defaultdict(list)
@@ -135,19 +144,36 @@ class Fetcher(Work):
             system = self._systems.get(name)
             if system is None:
                 continue  # a system of another configuration: its own fetchers poll it
-            observed = self._observe(system, [j.handle for j in jobs])
-            ended = [j.handle for j in jobs if observed[j.handle].state in (NativeState.ENDED, NativeState.ABSENT)]
-            exits = system.exit_info(ended) if ended else {}
-            self._judge_all(system, jobs, observed, exits)
+            try:
+                observed = self._observe(system, [j.handle for j in jobs])
+                ended = [h for h, look in observed.items() if look.state in (NativeState.ENDED, NativeState.ABSENT)]
+                exits = self._exits(system, ended)
+            except SystemUnavailable:
+                self._freeze(system, jobs)
+            else:
+                self._judge_all(system, jobs, observed, exits)
 
     def _observe(self, system: ExecutionSystem, handles: Sequence[Handle]) -> dict[Handle, Observation]:
-        unknown = Observation(state=NativeState.UNKNOWN)
-        try:
+        with self._endpoints.asked(system.name):
             answers = system.status(handles)
-        except SystemUnavailable as error:
-            logger.warning("system %s cannot be asked: %s", system.name, error)
-            answers = {}
+        unknown = Observation(state=NativeState.UNKNOWN)
         return {h: answers.get(h, unknown) for h in handles}
+
+    def _exits(self, system: ExecutionSystem, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        if not handles:
+            return {}
+        with self._endpoints.asked(system.name):
+            return system.exit_info(handles)
+
+    def _freeze(self, system: ExecutionSystem, jobs: Sequence[Due]) -> None:
+        """Leave the states of an outage as they are, until its breaker lets somebody ask again (law 5).
+
+        An absence is counted anew after it: what answered just before it broke down may have known nothing any more.
+        """
+        pause = self._endpoints.pause(system.name)
+        wait = 1.2 * max(pause, min(system.poll_interval, OUTAGE))
+        # a touch leaves those with a wish due: in a pause they would come back at once, so their claim runs out
+        poll.touch(self._record, [_seen(j, j.state, wait, {"absent": ""}) for j in jobs if not (j.wish and pause)])
 
     def _judge_all(
         self,
@@ -156,8 +182,8 @@ class Fetcher(Work):
         observed: Mapping[Handle, Observation],
         exits: Mapping[Handle, ExitInfo],
     ) -> None:
-        now = time.time()
         seen: list[Seen] = []
+        held: list[Handle] = []  # committed, and nobody let it start
         over: list[tuple[Due, ExitInfo]] = []
         doomed: list[tuple[Due, Observation]] = []
         for job in jobs:
@@ -171,17 +197,24 @@ class Fetcher(Work):
             elif look.overdue or (job.killed and not job.wish):  # nobody there holds it to its walltime
                 doomed.append((job, look))
             elif look.state in (NativeState.ABSENT, NativeState.ENDED):
-                if job.absent and now - job.absent > system.absence_grace:
+                if job.absent and job.now - job.absent > system.absence_grace:
                     over.append((job, _lost(look, system.absence_grace)))
                 else:
                     seen.append(_seen(job, job.state, 2.0, {"absent": "now"}))
             else:
                 state = "unknown" if look.state is NativeState.UNKNOWN else look.state.value
+                if look.state is NativeState.SUBMITTED and job.state in ("running", "collecting"):
+                    state = job.state  # what has started is not in line again: an answer that came late, or wrong
+                if look.held:
+                    held.append(job.handle)
                 fields = {"progress": look.progress or "", "native_state": look.native_state or "", "absent": ""}
                 often = look.progress or look.orphan or job.owner in self._janitor.dead
                 seen.append(_seen(job, state, ORPHAN if often else system.poll_interval, fields))
         if doomed:
-            self._kill(system, doomed, now, seen, over)
+            self._kill(system, doomed, seen, over)
+        if held:
+            with contextlib.suppress(SystemUnavailable), self._endpoints.asked(system.name):
+                system.release(held)
         poll.touch(self._record, seen)
         self._finish(over)
 
@@ -189,21 +222,24 @@ class Fetcher(Work):
         self,
         system: ExecutionSystem,
         doomed: Sequence[tuple[Due, Observation]],
-        now: float,
         seen: list[Seen],
         over: list[tuple[Due, ExitInfo]],
     ) -> None:
         """Kill many at once: what resists must not keep this loop from its heartbeat."""
         gone: dict[Handle, bool] = {}
-        for force in (False, True):
-            some = [job.handle for job, _ in doomed if (job.killed > 0 and now - job.killed > KILL_GRACE) is force]
-            if some:
-                gone.update(system.kill(some, force=force))
-        proved = [handle for handle, absent in gone.items() if absent]
-        exits = system.exit_info(proved) if proved else {}
+        exits: Mapping[Handle, ExitInfo] = {}
+        try:
+            for force in (False, True):
+                some = [j.handle for j, _ in doomed if (j.killed > 0 and j.now - j.killed > KILL_GRACE) is force]
+                if some:
+                    with self._endpoints.asked(system.name):
+                        gone.update(system.kill(some, force=force))
+            exits = self._exits(system, [handle for handle, absent in gone.items() if absent])
+        except SystemUnavailable:
+            gone = {}  # nothing is proved, and it is killed again
         for job, look in doomed:
             info = exits.get(job.handle)
-            late = job.killed > 0 and now - job.killed > 1.0
+            late = job.killed > 0 and job.now - job.killed > 1.0
             if info is None and gone.get(job.handle) and look.state is not NativeState.UNKNOWN and late:
                 status = ExitStatus.KILLED_BY_USER if job.wish else ExitStatus.UNDETERMINED
                 reason = "cancelled" if job.wish else "timeout"
@@ -255,11 +291,14 @@ def _seen(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) -> Se
 def _pushed(entry: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(entry)
-        return row if isinstance(row["id"], str) and isinstance(row["exit"], dict) and int(row["run"]) else None
-    except (ValueError, KeyError, TypeError):
-        if entry:
-            logger.error("an entry of Exit_Queue is no end: %r", entry[:200])
-        return None
+        mappings = (row["exit"], row.get("judge") or {}, row["exit"].get("resource_usage") or {})
+        if _ID.fullmatch(row["id"]) and type(row["run"]) is int and all(isinstance(part, dict) for part in mappings):
+            return row  # type: ignore[no-any-return]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    if entry:
+        logger.error("an entry of Exit_Queue is no end: %r", entry[:200])
+    return None
 
 
 def _lost(look: Observation, grace: float) -> ExitInfo:

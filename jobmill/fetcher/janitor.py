@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from jobmill.config import Config
 from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.judge import judge
+from jobmill.fetcher.strays import Strays
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import capacity, ending, launch, listing, membership, upkeep
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.launch import Commitment, Expired
 from jobmill.ledger.record import BATCH, Record
-from jobmill.systems.system import ExecutionSystem, ExitStatus, Launch, Settled
+from jobmill.systems.system import ExecutionSystem, ExitStatus, Handle, Launch, Settled, Token
+from jobmill.worker.endpoints import Endpoints
 
 logger = logging.getLogger("jobmill")
 
-INVESTIGATION = 10.0  # seconds of an investigation's lease
+INVESTIGATION = 2.0  # seconds until a launch that could not be settled is investigated again, by anybody
 SEALS = 8  # sealed launches of one job after which it is given up: it kills whoever starts it
 RECOUNT = 30.0  # seconds between recounts of the sets
 REVISIT = 15.0  # seconds between looks at the lists of processes that are known to be dead
@@ -31,13 +34,22 @@ REGRANT = 60.0  # seconds after which a granted job without a list entry is push
 class Janitor:
     """Does its rounds about once a second. Any number may run: every script is idempotent."""
 
-    def __init__(self, record: Record, config: Config, lane: str, systems: Mapping[str, ExecutionSystem]) -> None:
+    def __init__(
+        self,
+        record: Record,
+        config: Config,
+        lane: str,
+        systems: Mapping[str, ExecutionSystem],
+        endpoints: Endpoints,
+    ) -> None:
         self._record = record
         self._keep = config.limits.keep_ended
         self._silence = config.limits.lease
         self._lane = lane
         self._suffix = lane_suffix(lane)
         self._systems = systems
+        self._endpoints = endpoints
+        self._strays = Strays(record, systems, endpoints)
         self._recount_at = self._revisit_at = 0.0
         self.dead: set[str] = set()  # processes whose launches nobody pushes the ends of: they are polled often
 
@@ -50,6 +62,7 @@ class Janitor:
             self._revisit_at = now + REVISIT * random.uniform(0.8, 1.2)
         self._bury_the_dead(revisit=revisit)
         self._settle()
+        self._strays.tick(now)
         if now >= self._recount_at:
             self._recount_at = now + RECOUNT * random.uniform(0.8, 1.2)
             upkeep.prune(self._record, self._keep)
@@ -93,32 +106,57 @@ class Janitor:
             if system is None:
                 continue
             tokens = {f"{identity}:{e.job_id}:{e.run}": e for e in launches}
-            try:
+            answers: Mapping[Token, Handle | Settled] = {}
+            with contextlib.suppress(SystemUnavailable), self._endpoints.asked(name):
                 answers = system.settle([Launch(token=t, handle=e.handle or None) for t, e in tokens.items()])
-            except SystemUnavailable as error:
-                logger.warning("system %s cannot be asked about lost launches: %s", name, error)
-                continue
+            found: list[tuple[Expired, Handle]] = []
             for token, e in tokens.items():
-                self._conclude(system, e, answers.get(token, Settled.UNKNOWN))
+                answer = answers.get(token, Settled.UNKNOWN)
+                if isinstance(answer, Settled):
+                    self._conclude(system, e, answer)
+                else:
+                    found.append((e, answer))
+            self._adopt(system, found)
 
-    def _conclude(self, system: ExecutionSystem, e: Expired, answer: str | Settled) -> None:
+    def _conclude(self, system: ExecutionSystem, e: Expired, answer: Settled) -> None:
         launched: tuple[str, int, int | None] = (e.job_id, e.run, e.fence)
-        if answer is Settled.UNKNOWN:
-            return
         if answer is Settled.LOST:
             self._end(e, "lost", "the machine rebooted; whether it ran cannot be known")
         elif answer is Settled.NOT_STARTED:
             if e.seals >= SEALS and not e.wish:
                 self._end(e, "launch_failed", f"{e.seals} launches were begun and never happened")
                 return
-            launch.seal(self._record, [launched], f"settle by {system.name}: the marker was free and is taken")
-            logger.warning("a launch never happened: it waits again", extra={"id": e.job_id, "run": e.run})
-        else:
-            launch.commit(
-                self._record,
-                [Commitment(job_id=e.job_id, run=e.run, fence=e.fence, state="running", handle=answer, poll_in=0.0)],
+            evidence = (
+                f"settle by {system.name}: the marker was free and is taken"
+                if system.launches_at_once
+                else f"settle by {system.name}: it was not found, and cannot start any more"
             )
-            logger.warning("adopted a launch whose starter died", extra={"id": e.job_id, "run": e.run})
+            if launch.seal(self._record, [launched], evidence, uncommitted=True) != ["stale"]:
+                logger.warning("a launch never happened: it waits again", extra={"id": e.job_id, "run": e.run})
+
+    def _adopt(self, system: ExecutionSystem, found: Sequence[tuple[Expired, Handle]]) -> None:
+        """Commit what was found, then let it start where it is held; what the record refuses is killed (law 4)."""
+        state = "running" if system.launches_at_once else "submitted"
+        words = launch.commit(
+            self._record,
+            [
+                Commitment(job_id=e.job_id, run=e.run, fence=e.fence, state=state, handle=handle, poll_in=0.0)
+                for e, handle in found
+            ],
+        )
+        for (e, _), word in zip(found, words, strict=True):
+            if word not in ("stale", "ended"):
+                logger.warning("adopted a launch whose starter died", extra={"id": e.job_id, "run": e.run})
+        if system.launches_at_once:
+            return
+        ours = [handle for (_, handle), word in zip(found, words, strict=True) if word == "ok"]
+        refused = [handle for (_, handle), word in zip(found, words, strict=True) if word in ("stale", "ended")]
+        if ours:
+            with contextlib.suppress(SystemUnavailable), self._endpoints.asked(system.name):
+                system.release(ours)
+        if refused:  # what is left of them is swept
+            with contextlib.suppress(SystemUnavailable), self._endpoints.asked(system.name):
+                system.kill(refused, force=True)
 
     def _end(self, e: Expired, reason: str, message: str) -> None:
         status = ExitStatus.UNDETERMINED if reason == "lost" else ExitStatus.ABORTED_BEFORE_RUNNING

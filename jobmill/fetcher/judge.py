@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,14 +47,14 @@ def judge(
             info["reason"] = "missing_output"
             info["message"] = f"required outputs are missing: {', '.join(missing)} (looked in {_base(terms, folder)})"
     info.setdefault("evidence", "exit record")
-    usage = info.get("resource_usage") or {}
+    wall = (info.get("resource_usage") or {}).get("wall")
     return RunEnd(
         job_id=job_id,
         run=run,
         state=state,
         exit=json.dumps(info, separators=(",", ":")),
         retry_in=None if wished or state is State.DONE else _retry(terms.get("retry"), info, retries),
-        wall=usage.get("wall"),
+        wall=wall if isinstance(wall, (int, float)) and 0 <= wall < 1e9 else None,  # not so for NaN
     )
 
 
@@ -67,7 +68,7 @@ def _regular(info: Mapping[str, Any]) -> bool:
 
 
 def _base(terms: Mapping[str, Any], folder: Path) -> Path:
-    return folder / Path(terms.get("workdir") or "").expanduser()
+    return folder / os.path.expanduser(terms.get("workdir") or "")  # noqa: PTH111 - Path's raises for an unknown user
 
 
 def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
@@ -75,8 +76,16 @@ def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
     return [
         glob
         for glob, required in terms.get("outputs", ())
-        if required and next(base.glob(glob), None) is None and next(folder.glob(glob), None) is None
+        if required and not _matches(base, glob) and not _matches(folder, glob)
     ]
+
+
+def _matches(base: Path, glob: str) -> bool:
+    """Tell whether there is such a file; what cannot be looked for (a name that is too long, say) is not there."""
+    try:
+        return next(base.glob(glob), None) is not None
+    except (OSError, ValueError, IndexError, AttributeError, NotImplementedError, RecursionError):  # as pathlib has it
+        return False
 
 
 def _retry(terms: Mapping[str, Any] | None, info: Mapping[str, Any], retries: int) -> float | None:

@@ -10,6 +10,7 @@ What is read is `yaml.safe_load` by libyaml, less what surprises or harms:
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,13 @@ from jobmill.errors import SpecError, UsageError
 from jobmill.jobs.json_text import read_json
 from jobmill.jobs.quantity import format_memory
 from jobmill.jobs.unfit import MAX_DEPTH, Twice, Unfit, line_at
-from jobmill.jobs.yaml_text import children, compose, read_yaml, require_libyaml
+from jobmill.jobs.yaml_text import children, compose, document_lines, read_yaml, require_libyaml
 
 __all__ = ["MAX_DEPTH", "Document", "load", "require_libyaml", "value_of"]
 
 MAX_VALUE = 1 << 20  # characters of a single value
+
+_DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 
 Path = Sequence[str | int]  # of a key: ("steps", 0, "name")
 
@@ -54,15 +57,25 @@ class Document:
     def _find(self, path: Path) -> tuple[int, Any, bool] | None:
         node, line, found = self._root, None, 0
         for step in path:
-            if node is None:
+            part = None if node is None else self._parts(node).get(step)
+            if part is None:
                 break
-            for key, mark, value in children(node):
-                if key == step:
-                    node, line, found = value, mark.line + 1, found + 1
-                    break
-            else:
-                break
+            line, node = part
+            found += 1
         return None if line is None else (line, node, found == len(path))
+
+    def _parts(self, node: Any) -> dict[str | int, tuple[int, Any]]:
+        """Return (line, node) by key or position; kept, because one document may be asked for each of its keys."""
+        parts = self._known.get(id(node))
+        if parts is None:
+            parts = self._known[id(node)] = {}
+            for key, mark, value in children(node):
+                parts.setdefault(key, (mark.line + 1, value))
+        return parts
+
+    @functools.cached_property
+    def _known(self) -> dict[int, dict[str | int, tuple[int, Any]]]:
+        return {}
 
     @functools.cached_property
     def _root(self) -> Any:
@@ -76,14 +89,21 @@ class Document:
 
 
 def load(
-    data: bytes, *, limit: int, where: str = "entry", empty: bool = False, error: type[UsageError] = SpecError
+    data: bytes,
+    *,
+    limit: int,
+    where: str = "entry",
+    empty: bool = False,
+    together: bool = False,
+    error: type[UsageError] = SpecError,
 ) -> Sequence[Document]:
     """Return the documents of ``data``, at least one unless ``empty``; raise ``error`` for what cannot be read.
 
     ``limit``: the most bytes taken, and the most characters of a document with its aliases written out.
+    ``together``: MAX_VALUES holds for all the documents together, not for each.
     """
     try:
-        return _documents(data, limit, where, empty)
+        return _documents(data, limit, where, empty, together)
     except Unfit as bad:
         raise error(f"{where}:{bad.line}: {bad.words}" if bad.line else f"{where}: {bad.words}") from None
 
@@ -99,7 +119,7 @@ def value_of(text: str, *, where: str = "value") -> Any:
     return values[0][2] if values else None
 
 
-def _documents(data: bytes, limit: int, where: str, empty: bool) -> list[Document]:
+def _documents(data: bytes, limit: int, where: str, empty: bool, together: bool) -> list[Document]:
     text = _text_of(data, limit)
     if text.lstrip().startswith("{"):
         try:
@@ -109,12 +129,16 @@ def _documents(data: bytes, limit: int, where: str, empty: bool) -> list[Documen
         if mapping is not None:
             line = line_at(text, len(text) - len(text.lstrip()))
             return [Document(data=mapping, where=where, first_line=line, text=text, entry=text)]
-    found = read_yaml(text, limit)
+    found = read_yaml(text, limit, together=together)
     if not found and not empty:
         raise Unfit(None, "there is nothing in it; a job needs at least 'command: …'")
     # a document begins at a line of its own, so its text is the lines up to the next one's start
     lines = text.splitlines(keepends=True) if len(found) > 1 else [text]
-    ends = [line - 1 for _, line, _ in found[1:]] + [len(lines)]
+    starts = [line for _, line, _ in found]
+    if len(found) > 1 and _DIRECTIVE.search(text):  # these stand before the document that they are for
+        marks = document_lines(text)
+        starts = [marks[number] for number, _, _ in found]
+    ends = [line - 1 for line in starts[1:]] + [len(lines)]
     documents, begin = [], 0
     for (index, line, value), end in zip(found, ends, strict=False):
         if type(value) is not dict:

@@ -8,9 +8,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jobmill.jobs.unfit import MAX_DEPTH, Twice, Unfit, line_at
+from jobmill.jobs.unfit import MAX_DEPTH, MAX_VALUES, TOO_MANY, Twice, Unfit, line_at
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]|-?Infinity|NaN|-?[0-9][0-9.eE+-]*', re.DOTALL)
+# a text that is not closed is a token as well: else each of its quotes would begin another search to the end
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[\]{}]|-?Infinity|NaN|-?[0-9][0-9.eE+-]*', re.DOTALL)
 
 
 class _NotFinite(Exception):
@@ -20,8 +21,11 @@ class _NotFinite(Exception):
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     mapping = dict(pairs)
     if len(mapping) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise Twice(None, next(key for key in keys if keys.count(key) > 1))
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                raise Twice(None, key)
+            seen.add(key)
     return mapping
 
 
@@ -49,9 +53,18 @@ def read_json(text: str) -> dict[str, Any] | None:
         raise Unfit(line_at(text, place), f"{bad} is not a finite number; use a finite one, or quote it") from None
     except ValueError:
         return None
+    if sum(map(text.count, ",:[{")) > MAX_VALUES // 2 and _values(mapping) > MAX_VALUES:
+        raise Unfit(None, TOO_MANY)
     if "\\u" in text:
         _refuse_escapes(text, mapping)
     return mapping
+
+
+def _values(value: Any) -> int:
+    """Count keys and values as the YAML reader does."""
+    if type(value) is dict:
+        return 1 + len(value) + sum(map(_values, value.values()))
+    return 1 + sum(map(_values, value)) if type(value) is list else 1
 
 
 def _is_deep(text: str) -> bool:

@@ -114,10 +114,10 @@ def parse_bytes(value: str | int | float) -> int:
         whole, fraction, unit = found[1], found[2] or "", found[3] or found[4] or "m"
         # in whole numbers: 1.1T must not grow by a MiB because 1.1 has no exact double
         size: int = -(-int(whole + fraction) * _BYTES[unit] // 10 ** len(fraction))
-    elif isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    elif type(value) is not int and not (type(value) is float and math.isfinite(value)):
         raise ValueError(f"is no amount of memory; {_MEMORY_HINT}")
     else:
-        size = math.ceil(value * _BYTES["m"])
+        size = math.ceil(max(-1, min(value, MAX_BYTES)) * _BYTES["m"])  # in bounds, or too large for math.ceil
     if not 0 <= size <= MAX_BYTES:
         raise ValueError("must lie between 0 and 1024P")
     return size

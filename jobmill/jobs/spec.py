@@ -29,6 +29,7 @@ from jobmill.jobs.spec_fields import (
     Words,
     matching,
     one_of,
+    shown,
 )
 from jobmill.jobs.spec_keys import Arranged, apply_settings
 from jobmill.jobs.spec_parts import RETRY_REASONS, Output, Resources, Retry, Step
@@ -181,7 +182,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
         problems.append(((), "says nothing to run; give command: or steps:"))
     elif isinstance(steps, (list, tuple)):
         problems += _step_names(steps)
-    if values.get("id") is not None and values["id"] in (values.get("depends_on") or ()):
+    others = values.get("depends_on")
+    if values.get("id") is not None and values["id"] in (others if isinstance(others, (list, tuple)) else (others,)):
         problems.append((("depends_on",), "names the job itself; name other jobs"))
     if "after" in values and "depends_on" not in values:
         problems.append((("after",), "says how depends_on counts; give depends_on: as well"))
@@ -196,12 +198,14 @@ def _step_names(steps: list[Any] | tuple[Any, ...]) -> list[Problem]:
     logs: set[str] = set()
     for number, step in enumerate(steps):
         given = step if isinstance(step, Mapping) else step.__dict__ if isinstance(step, Step) else {}
-        name, log = given.get("name"), given.get("log")
+        name = given.get("name")
         if isinstance(name, str):
+            log = str(given.get("log") or f"{name}.log")  # text or not: this looks at what was written
             if name in names:
-                problems.append((("steps", number, "name"), f"{name!r} is the name of an earlier step; use another"))
-            elif (log or f"{name}.log") in logs:
+                words = f"{shown(name)} is the name of an earlier step; use another"
+                problems.append((("steps", number, "name"), words))
+            elif log in logs:
                 problems.append((("steps", number, "log"), "is the log of an earlier step; use another"))
             names.add(name)
-            logs.add(str(log or f"{name}.log"))
+            logs.add(log)
     return problems

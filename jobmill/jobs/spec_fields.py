@@ -26,6 +26,9 @@ RESERVED_ENV = frozenset(
 RUN_FOLDER_FILES = frozenset({"run", "stdout", "stderr", "steps", "outputs", "job.yaml", "script"})
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+MAX_TIME = 64  # characters of a time
+MAX_NAME, MAX_PATH = 255, 4095  # bytes, limits.h of Linux
+MAX_PARTS = 100  # of a glob; whoever looks for it goes down as deep
 _EARLIEST, _LATEST = 1_000_000_000, 32_503_680_000  # 2001 and 3000: 20261201 is a date, not a Unix time
 
 
@@ -101,6 +104,8 @@ def _path(value: object) -> str:
     text = _filled(value)
     if not text.isprintable():
         raise ValueError(f"{shown(text)} holds control characters; a path must be printable")
+    if len(text.encode()) > MAX_PATH or any(len(name.encode()) > MAX_NAME for name in text.split("/")):
+        raise ValueError(f"{shown(text)} is too long: a file system takes {MAX_NAME} bytes a name, {MAX_PATH} in all")
     return text
 
 
@@ -179,8 +184,13 @@ check_file = matching(ID_PATTERN, "must be a plain file name of letters, digits,
 
 def _glob(value: object) -> str:
     text = _path(value)
-    if text.startswith(("/", "~")) or ".." in PurePosixPath(text).parts:
+    parts = PurePosixPath(text).parts
+    if text.startswith(("/", "~")) or ".." in parts:
         raise ValueError(f"{shown(text)} must stay below the working directory: no leading '/' or '~', no '..'")
+    if not 0 < len(parts) <= MAX_PARTS:
+        raise ValueError(f"{shown(text)} must name files, at most {MAX_PARTS} folders down")
+    if any("**" in part and part != "**" for part in parts):
+        raise ValueError(f"{shown(text)} has '**' beside other signs; it must stand alone, as in **/*.txt")
     return text
 
 
@@ -252,7 +262,10 @@ def _moment(value: object) -> float:
         elif isinstance(value, date):
             moment = datetime(value.year, value.month, value.day)
         else:
-            moment = datetime.fromisoformat(re.sub(r"\s+(?=[+-]|Z$)", "", text_of(value).strip()))
+            text = text_of(value).strip()
+            if len(text) > MAX_TIME:
+                raise ValueError("too long")
+            moment = datetime.fromisoformat(re.sub(r"\s+(?=[+-]|Z$)", "", text))
         seconds = moment.timestamp()
     except (ValueError, OverflowError, OSError):
         raise ValueError(f"{shown(value)} is no date and time; write 2026-12-01T08:00 or 2026-12-01T08:00Z") from None

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 MAX_DEPTH = 64  # nesting of mappings and lists
+MAX_VALUES = 100_000  # keys and values: about two seconds of work; a manager that is silent for ten counts as dead
 MOST = 600  # characters of what is said about a text
 TOO_DEEP = f"mappings and lists are nested more than {MAX_DEPTH} deep; make it flatter"
+TOO_MANY = (
+    f"more than {MAX_VALUES:,} keys and values; put data into files and name them, push a long stream in several parts"
+)
 
 
 class Unfit(Exception):

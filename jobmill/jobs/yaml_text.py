@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from jobmill.errors import ConfigError
-from jobmill.jobs.unfit import MAX_DEPTH, TOO_DEEP, Twice, Unfit, line_at
+from jobmill.jobs.unfit import MAX_DEPTH, MAX_VALUES, TOO_DEEP, TOO_MANY, Twice, Unfit, line_at
 
 MAX_NUMBER = 400  # characters of a number: Python's own conversion is quadratic
 
@@ -43,24 +43,26 @@ def require_libyaml() -> None:
         )
 
 
-class _TooDeep(Exception):
-    """Deeper than MAX_DEPTH; found while composing, because libyaml's binding recurses in C and would crash."""
-
-
 @functools.cache
 def _loader() -> Any:
     require_libyaml()
     import yaml
 
     class Loader(yaml.CSafeLoader):
-        """Composes nodes only; these two hooks are the ones that the C composer calls for each node."""
+        """Composes nodes; these two hooks are the ones that the C composer calls for each node.
+
+        Depth is looked at here because libyaml's binding recurses in C and would crash.
+        """
 
         depth = 0
+        values = 0
 
         def descend_resolver(self, current_node: Any, current_index: Any) -> None:
             self.depth += 1
-            if self.depth > MAX_DEPTH:
-                raise _TooDeep(None if current_node is None else current_node.start_mark.line + 1)
+            self.values += 1
+            if self.depth > MAX_DEPTH or self.values > MAX_VALUES:
+                line = None if current_node is None else current_node.start_mark.line + 1
+                raise Unfit(line, TOO_DEEP if self.depth > MAX_DEPTH else TOO_MANY)
 
         def ascend_resolver(self) -> None:
             self.depth -= 1
@@ -68,22 +70,40 @@ def _loader() -> Any:
     return Loader
 
 
-def compose(text: str) -> Iterator[Any]:
+def compose(text: str, *, together: bool = False) -> Iterator[Any]:
+    """Yield the root of each document; MAX_VALUES bounds each of them, or all ``together``."""
     loader = _loader()(text)
     try:
         while loader.check_node():
             yield loader.get_node()
+            if not together:
+                loader.values = 0
     finally:
         loader.dispose()
 
 
-def _composed(text: str) -> list[Any]:
+def document_lines(text: str) -> list[int]:
+    """Return the line, from 1, on which each document of a stream that can be read begins, with its directives."""
+    import yaml
+
+    loader = _loader()(text)
+    lines = []
+    try:
+        while loader.check_event():
+            event = loader.get_event()
+            if type(event) is yaml.DocumentStartEvent:
+                mark: Any = event.start_mark
+                lines.append(mark.line + 1)
+    finally:
+        loader.dispose()
+    return lines
+
+
+def _composed(text: str, together: bool) -> list[Any]:
     import yaml
 
     try:
-        return list(compose(text))
-    except _TooDeep as deep:
-        raise Unfit(deep.args[0], TOO_DEEP) from None
+        return list(compose(text, together=together))
     except yaml.reader.ReaderError as bad:
         line = line_at(text, len(text.encode()[: bad.position].decode(errors="ignore")))
         raise Unfit(
@@ -99,14 +119,14 @@ def _composed(text: str) -> list[Any]:
         raise Unfit(None, f"not valid YAML: {bad}") from None
 
 
-def read_yaml(text: str, limit: int) -> list[tuple[int, int, Any]]:
+def read_yaml(text: str, limit: int, *, together: bool = False) -> list[tuple[int, int, Any]]:
     """Return (number in the stream, line from 1, value) of every document that is not empty; raise Unfit.
 
-    ``limit``: the most characters that a document may have with its aliases written out.
+    ``limit``: the most characters that a document may have with its aliases written out. ``together``: as `compose`.
     """
     return [
         (number, node.start_mark.line + 1, _build(_measured(node, text, limit)))
-        for number, node in enumerate(_composed(text))
+        for number, node in enumerate(_composed(text, together))
         if not (node.tag == _NULL and node.value == "")
     ]
 
@@ -122,41 +142,43 @@ def children(node: Any) -> Iterator[tuple[str | int, Any, Any]]:
 
 
 def _measured(root: Any, text: str, limit: int) -> Any:
-    """Return ``root`` after making sure that writing its aliases out stays within ``limit`` characters.
+    """Return ``root`` after making sure that writing its aliases out stays within ``limit`` and MAX_VALUES.
 
     Sizes are added up through the aliases, each node looked at once, so a bomb of any power costs nothing.
     """
     if "*" not in text or "&" not in text:
         return root
-    sizes: dict[int, tuple[int, int] | None] = {}  # node -> (characters, height); None while it is open
+    sizes: dict[int, tuple[int, int, int] | None] = {}  # node -> (characters, height, values); None while it is open
 
-    def measure(node: Any, depth: int) -> tuple[int, int]:
+    def measure(node: Any, depth: int) -> tuple[int, int, int]:
         key = id(node)
         if key in sizes:
             known = sizes[key]
             if known is None:
                 raise Unfit(node.start_mark.line + 1, "an alias refers to what holds it; write it without the cycle")
-            size, height = known
+            size, height, values = known
         elif node.id == "scalar":
-            size, height = len(node.value) + 2, 0
-            sizes[key] = size, height
+            size, height, values = len(node.value) + 2, 0, 1
+            sizes[key] = size, height, values
         else:
             if depth >= MAX_DEPTH:
                 raise Unfit(node.start_mark.line + 1, TOO_DEEP)
             sizes[key] = None
-            size, height = 2, 0
+            size, height, values = 2, 0, 1
             parts = node.value if node.id == "sequence" else [part for pair in node.value for part in pair]
             for part in parts:
-                more, tall = measure(part, depth + 1)
-                size, height = size + more, max(height, tall + 1)
-            sizes[key] = size, height
+                more, tall, many = measure(part, depth + 1)
+                size, height, values = size + more, max(height, tall + 1), values + many
+            sizes[key] = size, height, values
         if depth + height > MAX_DEPTH:
             raise Unfit(node.start_mark.line + 1, TOO_DEEP)
         if size > limit:
             raise Unfit(
                 node.start_mark.line + 1, f"its aliases stand for more than {limit} characters; write it out, shorter"
             )
-        return size, height
+        if values > MAX_VALUES:
+            raise Unfit(node.start_mark.line + 1, f"its aliases stand for {TOO_MANY}")
+        return size, height, values
 
     measure(root, 1)
     return root

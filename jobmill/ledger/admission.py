@@ -18,6 +18,7 @@ class Batch:
     turn: int
     entries: Sequence[bytes]
     oversize: dict[int, int] = field(default_factory=dict)  # position -> bytes of an entry too large to be read
+    cut: bool = False  # more could have been taken, but they are large: look again at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,15 @@ class Refusal:
         return ["dead", json.dumps(header), self.job_id, *[""] * 9]
 
 
-def take(member: Membership, queue: str, count: int, largest: int = 1 << 30) -> Batch:
-    """Move up to ``count`` entries into the private list and return its head; raise Evicted."""
-    turn, *entries = member.record.run("take", member.name, queue, count, largest)
-    oversize = {i: int(e[1:]) for i, e in enumerate(entries) if e[:1] == b"\0" and e[1:].isdigit()}
-    return Batch(queue=queue, turn=int(turn), entries=entries, oversize=oversize)
+def take(member: Membership, queue: str, count: int, largest: int = 1 << 30, most: int = 1 << 30) -> Batch:
+    """Move up to ``count`` entries into the private list and return its head; raise Evicted.
+
+    ``largest``: bytes above which an entry is told by its size only; ``most``: bytes after which the answer ends.
+    """
+    turn, cut, over, *entries = member.record.run("take", member.name, queue, count, largest, most)
+    numbers = [int(number) for number in over.split()]
+    oversize = dict(zip(numbers[::2], numbers[1::2], strict=True))
+    return Batch(queue=queue, turn=int(turn), entries=entries, oversize=oversize, cut=bool(cut))
 
 
 def split(member: Membership, batch: Batch, documents: Sequence[str]) -> None:

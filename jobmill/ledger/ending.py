@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jobmill.jobs.identifier import ID_PATTERN
 from jobmill.ledger.admission import Batch
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record, batches, text
+
+_ID = re.compile(ID_PATTERN.encode())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +51,7 @@ def finish(record: Record, ends: Sequence[RunEnd], *, taken: tuple[Membership, B
 
 def resolve(member: Membership, batch: Batch) -> int:
     """Drive the dependents of ended jobs from the head of the private list; return how many ends were looked at."""
-    ids = [e for e in batch.entries if e]
+    ids = [e for e in batch.entries if _ID.fullmatch(e)]  # '' rings only; anything else is not ours, and names no job
     left: Sequence[bytes] = ids
     while True:
         left = member.record.run("resolve", member.name, batch.queue, batch.turn, len(batch.entries), *left)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from jobmill.jobs.states import ENDED, State
-from jobmill.ledger import capacity, listing, membership
+from jobmill.ledger import capacity, endpoint, listing, membership
 from jobmill.ledger.capacity import Usage
 from jobmill.ledger.listing import JobRow
 from jobmill.ledger.membership import SILENCE, Process
@@ -39,6 +39,7 @@ class Explainer:
             u.name: u for u in capacity.usage(record, [s["set"] for s in self.systems.values() if s.get("set")])
         }
         self.limits = capacity.limits(record)
+        self.outages = endpoint.outages(record)
 
     def missing(self, role: str) -> Reason | None:
         """Return a reason when no process of a role is alive."""
@@ -87,15 +88,17 @@ class Explainer:
         if state is State.WAITING:
             return self._waiting(row)
         if state is State.GRANTED:
-            return self.missing("starter") or Reason(why=f"next on {row.system}")
+            return self.missing("starter") or self._outage(row) or Reason(why=f"next on {row.system}")
         gone = self.missing("fetcher")
+        out = self._outage(row)
         if state is State.UNKNOWN:
             why = row.facts.get("native_state") or "its system cannot be asked, or knows nothing of it, for now"
+            why = out.why if out else why
             return Reason(
                 why=f"{why}; it keeps its slots until there is evidence{wished}", fix=gone.fix if gone else ""
             )
         words = row.facts.get("progress") or str(state)
-        place = f" on {row.system}"
+        place = f" on {row.system}" + (f" when last seen; {out.why}" if out else "")
         return Reason(why=words + place + wished + (f"; {gone.why}" if gone else ""), fix=gone.fix if gone else "")
 
     def _waiting(self, row: JobRow) -> Reason:
@@ -103,7 +106,7 @@ class Explainer:
             return Reason(why=f"waits for {self._dependencies(row)}")
         if full := row.facts.get("full"):
             return Reason(why=f"full: {self._filled(full)}", fix=f"jobmill capacity set {full} N")
-        gone = self.missing("manager")
+        gone = self.missing("manager") or self._outage(row)
         if gone:
             return gone
         name = self.systems.get(row.system, {}).get("set", "")
@@ -120,6 +123,11 @@ class Explainer:
                 else Reason(why=f"{row.system} is paused: 0 slots", fix=f"jobmill capacity set {row.system}.slots N")
             )
         return self.missing("starter") or Reason(why="in line")
+
+    def _outage(self, row: JobRow) -> Reason | None:
+        """Return a reason when the system of a job does not answer."""
+        found = self.outages.get(row.system)
+        return Reason(why=found.told(row.system)) if found else None
 
     def _filled(self, name: str) -> str:
         used = self.usage.get(name)

@@ -1,7 +1,8 @@
-"""Launches: begin, commit, abort; and after a crash: expired, seal."""
+"""Launches: begin, commit, abort; and after a crash: expired, seal, and what the record knows of them."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,15 @@ class Expired:
     owner: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """What the record says of a job's launch at this moment."""
+
+    state: str
+    run: int
+    handle: str
+
+
 def begin(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> list[bool]:
     """Begin the launches at the head of the private list; True: go ahead, False: void, drop it. Raise Evicted."""
     values: list[str | int] = []
@@ -67,10 +77,13 @@ def commit(record: Record, commitments: Sequence[Commitment]) -> list[str]:
 
 
 def abort(record: Record, launches: Sequence[tuple[str, int, int]], *, delay: float, why: str) -> list[str]:
-    """Give back launches (id, run, fence) that certainly did not happen; ``delay`` in seconds."""
+    """Give back launches (id, run, fence) that certainly did not happen.
+
+    ``delay``: seconds until they wait again; a fifth more or less for each, so that they do not come back as one herd.
+    """
     values: list[str | int] = []
     for job_id, run, fence in launches:
-        values += [job_id, run, fence, int(delay * 1000), why]
+        values += [job_id, run, fence, int(delay * random.uniform(0.8, 1.2) * 1000), why]
     return [text(a) for a in record.run("abort", *values)] if values else []
 
 
@@ -97,12 +110,31 @@ def expire(record: Record, lane: str, owner: str, count: int = 250) -> int:
     return len(record.run("expired", lane, count, 0, owner))
 
 
-def seal(record: Record, launches: Sequence[tuple[str, int, int | None]], evidence: str) -> list[str]:
+def overdue(record: Record, lane: str, owner: str, launches: Sequence[tuple[str, int, int]]) -> int:
+    """Let the leases of launches (id, run, fence) run out now: their owner does not know what became of them."""
+    values = [value for launch in launches for value in launch]
+    return len(record.run("expired", lane, 0, 0, owner, *values)) if values else 0
+
+
+def seal(
+    record: Record, launches: Sequence[tuple[str, int, int | None]], evidence: str, *, uncommitted: bool = False
+) -> list[str]:
     """Record that the launches (id, run, fence) never start: the jobs wait again under the next run number.
 
-    A fence of None: whatever it is; the run number alone names the launch.
+    A fence of None: whatever it is; the run number alone names the launch. ``uncommitted``: it never starts because
+    nobody has committed it, so one that was committed meanwhile is left alone.
     """
     values: list[str | int] = []
     for job_id, run, fence in launches:
-        values += [job_id, run, "" if fence is None else fence, evidence]
+        values += [job_id, run, "" if fence is None else fence, evidence, "1" if uncommitted else ""]
     return [text(a) for a in record.run("seal", *values)] if values else []
+
+
+def standings(record: Record, job_ids: Sequence[str]) -> dict[str, Standing]:
+    """Return state, run and handle of each job as they are now; a job that the record does not have is left out."""
+    answers = record.read([("HMGET", record.keys.job(i), "state", "run", "handle") for i in job_ids])
+    return {
+        job_id: Standing(state=text(state), run=int(run), handle=text(handle) if handle else "")
+        for job_id, (state, run, handle) in zip(job_ids, answers, strict=True)
+        if state
+    }

@@ -25,6 +25,7 @@ class Due:
     owner: str
     absent: float  # since when its system knows nothing of it (Unix time, seconds; 0: not so)
     killed: float  # since when it is being killed
+    now: float = 0.0  # the server's time of the claim: the only clock that `absent` and `killed` are compared with
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,7 @@ class Seen:
 
 def claim(record: Record, lane: str, count: int, lease: float) -> list[Due]:
     """Claim up to ``count`` due jobs of a lane for ``lease`` seconds."""
-    v = [text(a) for a in record.run("claim", lane, count, int(lease * 1000))]
+    now, *v = (text(a) for a in record.run("claim", lane, count, int(lease * 1000)))
     return [
         Due(
             job_id=v[i],
@@ -53,6 +54,7 @@ def claim(record: Record, lane: str, count: int, lease: float) -> list[Due]:
             owner=v[i + 7],
             absent=float(v[i + 8] or 0) / 1000,
             killed=float(v[i + 9] or 0) / 1000,
+            now=float(now) / 1000,
         )
         for i in range(0, len(v), _VALUES)
     ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import getpass
+import logging
 import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,8 @@ from jobmill.jobs.spec import ID_PATTERN, JobSpec, new_id
 from jobmill.ledger.admission import Entry, Refusal
 from jobmill.manager.needs import Needs
 from jobmill.rules.dispatcher import Dispatcher
+
+logger = logging.getLogger("jobmill")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +48,17 @@ class Intake:
         """Read one queue entry."""
         job_id = ""
         try:
-            documents = document.load(raw, limit=self._limit)
+            documents = document.load(raw, limit=self._limit, together=True)
             if len(documents) > 1:
                 return Stream(documents=[d.entry for d in documents])
             job_id = _id_of(documents[0])
             return self._admit(JobSpec.parse(documents[0]))
-        except (JobmillError, RecursionError) as error:
+        except JobmillError as error:
             return Refusal(reason=str(error) or type(error).__name__, queue=queue, job_id=job_id)
+        except Exception as error:  # it would take the manager along, and each that comes after it
+            logger.exception("an entry broke its reader; it is refused", extra={"id": job_id or "?"})
+            words = f"{type(error).__name__} in jobmill itself while it was read; please report it with this entry"
+            return Refusal(reason=words, queue=queue, job_id=job_id)
 
     def _admit(self, spec: JobSpec) -> Entry:
         user = spec.user or self._user
@@ -64,7 +70,7 @@ class Intake:
         place, due = "waiting", 0.0
         if spec.hold:
             place = "held"
-        elif spec.start_after is not None and spec.start_after > time.time():
+        elif spec.start_after is not None:  # by the server's clock, which wakes what is due within a second
             place, due = "later", spec.start_after
         assert spec.id is not None
         return Entry(

@@ -20,7 +20,9 @@ from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
 
-SPLIT = 500  # documents of a stream that one script puts into the private list; the rest stays a stream
+SPLIT = 500  # parts of a stream that one script puts into the private list
+READ = 8 << 20  # bytes of entries that are looked at in one go, and one more entry
+PATIENCE = 1.0  # seconds of reading after which what was read is admitted: in between there are heartbeats
 INTAKE, RESULTS = "Job_Queue", "Result_Queue"
 
 
@@ -83,9 +85,12 @@ class Manager(Work):
 
     def _admit(self) -> int:
         assert self._member is not None
-        batch = admission.take(self._member, INTAKE, BATCH, self._config.limits.document)
+        batch = admission.take(self._member, INTAKE, BATCH, self._config.limits.document, READ)
         found: list[Entry | Refusal] = []
+        until = time.monotonic() + PATIENCE
         for i, raw in enumerate(batch.entries):
+            if found and time.monotonic() > until:
+                break
             if i in batch.oversize:
                 found.append(self._intake.oversize(batch.oversize[i], INTAKE))
                 continue
@@ -110,7 +115,7 @@ class Manager(Work):
         elif len(found) > 1:
             logger.info("admitted a batch", extra={"jobs": words.count("admitted"), "refused": words.count("dead")})
         self._grant()
-        return BATCH if len(found) < len(batch.entries) else len(found)
+        return BATCH if batch.cut or len(found) < len(batch.entries) else len(found)
 
     def _results(self) -> int:
         assert self._member is not None
@@ -130,8 +135,9 @@ class Manager(Work):
 
 
 def _pieces(documents: Sequence[str]) -> Sequence[str]:
-    """Return at most SPLIT entries for the private list; what is more stays one stream, to be split later."""
-    if len(documents) <= SPLIT:
-        return documents
-    rest = "\n---\n".join(documents[SPLIT - 1 :])
-    return [*documents[: SPLIT - 1], rest]
+    """Return at most SPLIT entries for the private list: documents, or shorter streams to be split in their turn.
+
+    A document's text goes up to the next one's, so that their texts in a row are the stream as it was.
+    """
+    size = -(-len(documents) // SPLIT)
+    return ["".join(documents[i : i + size]) for i in range(0, len(documents), size)]

@@ -6,7 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jobmill.config import Config
-from jobmill.daemon.diagnosis import check_system
+from jobmill.daemon.address import address
+from jobmill.daemon.diagnosis import check_system, out_of_reach
+from jobmill.errors import JobmillError
+from jobmill.ledger.record import Record
 from jobmill.screen import terminal
 from jobmill.systems.registry import known_kinds
 from jobmill.systems.system import Check
@@ -40,8 +43,9 @@ def check_lines(checks: Sequence[Check], indent: str = "") -> list[str]:
 def show_systems(config: Config, *, as_json: bool) -> int:
     """Write the configured systems with their checks; return 1 when one cannot run jobs."""
     fine = True
+    outages = _outages(config)
     for name, system in config.systems.items():
-        checks = check_system(config, name)
+        checks = [*(c for c in outages if c.name == f"{name}: reached"), *check_system(config, name)]
         fine = fine and all(check.ok for check in checks)
         if as_json:
             told = {
@@ -62,3 +66,14 @@ def show_systems(config: Config, *, as_json: bool) -> int:
         terminal.say(f"kinds: {', '.join(known_kinds())}")
         terminal.say(f"configuration: {config.source or 'none, everything by default'}")
     return 0 if fine else 1
+
+
+def _outages(config: Config) -> list[Check]:
+    """Return what the workers could not reach; nothing where no server answers: the systems can be checked without."""
+    record = Record(config.redis.url or address(config.state), prefix=config.redis.prefix)
+    try:
+        return out_of_reach(record)
+    except JobmillError:
+        return []
+    finally:
+        record.close()

@@ -59,8 +59,9 @@ class Bench:
         for name, system in self.systems.items():
             slots = limits.get(f"{name}.slots")
             if slots is not None and self._slots.get(name) != slots:
-                self._slots[name] = slots
-                system.set_slots(slots)
+                with contextlib.suppress(SystemUnavailable):  # again at the next tick
+                    system.set_slots(slots)
+                    self._slots[name] = slots
 
     def filenos(self) -> Sequence[int]:
         """Return the descriptors of systems that push; none while another starter leads."""

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
+
+from jobmill.jobs.identifier import ID_PATTERN
+
+_ID = re.compile(ID_PATTERN)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,12 +29,14 @@ class Granted:
             row = json.loads(head + b"}")
             if not found or not spec.endswith(b"}"):
                 return None
+            if _ID.fullmatch(row["id"]) is None:
+                return None
             return cls(
-                job_id=str(row["id"]),
+                job_id=row["id"],
                 fence=int(row["fence"]),
                 run=int(row["run"]),
                 system=str(row["system"]),
                 spec=spec[:-1].decode(),
             )
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import time
@@ -12,15 +13,17 @@ from jobmill.errors import JobmillError, SystemUnavailable
 from jobmill.jobs.registry import class_for
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
-from jobmill.ledger import admission, capacity, ending, launch
+from jobmill.ledger import admission, capacity, ending, launch, poll
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
+from jobmill.ledger.poll import Seen
 from jobmill.ledger.record import BATCH, Record, batches
 from jobmill.starter.bench import Bench
 from jobmill.starter.flight import Flight
 from jobmill.starter.granted import Granted
+from jobmill.starter.refused import Refused
+from jobmill.starter.setbacks import Setbacks
 from jobmill.systems.system import (
-    End,
     ExecutionSystem,
     ExitInfo,
     ExitStatus,
@@ -30,7 +33,9 @@ from jobmill.systems.system import (
     SubmitError,
     SubmitFailure,
     Token,
+    Unwatched,
 )
+from jobmill.worker.endpoints import Endpoints
 from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
@@ -38,7 +43,6 @@ logger = logging.getLogger("jobmill")
 SETTLE = 0.03  # seconds that a start waits for its end before it is committed: a short job needs no commit
 LINGER = 0.005  # seconds that ends are gathered while many arrive
 STEPS = 0.5  # seconds until the first poll of a job in steps
-BACK_OFF = 10.0  # seconds before a refused launch is tried again
 PARTING = 0.5  # seconds that a stop waits for launches to come back out of line
 
 
@@ -54,6 +58,9 @@ class Starter(Work):
         self.lease = config.limits.lease
         self._queue = "Granted_Queue" + lane_suffix(lane)
         self._bench = Bench(record, config, lane)
+        self._endpoints = Endpoints(record)
+        self._refused = Refused(self._endpoints)
+        self._setbacks = Setbacks()
         self._member: Membership | None = None
         self._begun: admission.Batch | None = None  # its begin was sent, the answer has not come
         self._flights: dict[Token, Flight] = {}
@@ -61,8 +68,9 @@ class Starter(Work):
         self._ends: list[str] = []
         self._ends_since = 0.0
         self._back: list[Flight] = []  # out of line before they started
-        self._later: dict[str, list[Flight]] = {}  # why -> what did not start for that reason
-        self._stale: list[tuple[ExecutionSystem, Handle]] = []  # must not run; killed until absence is proved
+        self._later: dict[tuple[str, float], list[Flight]] = {}  # why, delay -> what did not start for that reason
+        self._unclear: list[Flight] = []  # perhaps accepted: to be settled, never sent again
+        self._unwatched: list[Flight] = []  # nobody will tell their ends
 
     def queues(self) -> Sequence[str]:
         """Return the one list that it takes from."""
@@ -131,13 +139,18 @@ class Starter(Work):
             self._submit(self._bench.systems[name], prepared)
 
     def _submit(self, system: ExecutionSystem, prepared: Sequence[tuple[Flight, Submission]]) -> None:
+        if pause := self._endpoints.pause(system.name):
+            for flight, _ in prepared:
+                self._put_off(flight, self._endpoints.told(system.name), pause)
+            return
         for flight, submission in prepared:
             self._flights[submission.token] = flight
             self._fresh[submission.token] = None
         answers: Sequence[Handle | SubmitError]
         try:
-            answers = system.submit([submission for _, submission in prepared])
-        except SystemUnavailable as error:
+            with self._endpoints.asked(system.name):
+                answers = system.submit([submission for _, submission in prepared])
+        except SystemUnavailable as error:  # certainly nothing of it was accepted
             answers = [SubmitError(failure=SubmitFailure.TRANSIENT, message=str(error))] * len(prepared)
         held: list[tuple[Flight, Handle]] = []
         for (flight, submission), answer in zip(prepared, answers, strict=True):
@@ -149,25 +162,34 @@ class Starter(Work):
             self._forget(submission.token)
             if answer.failure is SubmitFailure.PERMANENT:
                 self._failed(flight, answer.message)
+            elif answer.failure is SubmitFailure.UNCLEAR:
+                logger.warning("it is unclear whether a launch was accepted: %s", answer.message, extra=_names(flight))
+                self._unclear.append(flight)
             else:
                 self._put_off(flight, answer.message)
         if held:
             self._release(system, held)
 
     def _release(self, system: ExecutionSystem, held: Sequence[tuple[Flight, Handle]]) -> None:
-        """Commit what was submitted held, then let it start; whoever is refused kills what it started (law 4)."""
+        """Commit what was submitted held, then let it start; whoever is refused kills what it started (law 4).
+
+        Only what was committed is released. A wish leaves it held: the poll that is due now kills it. A release that
+        does not get through is made by a poll, which sees it held.
+        """
         words = launch.commit(self._record, [_commitment(f, "submitted", handle=h) for f, h in held])
-        system.release([h for (_, h), word in zip(held, words, strict=True) if word != "stale"])
-        self._kill(system, [h for (_, h), word in zip(held, words, strict=True) if word == "stale"])
+        ours = [h for (_, h), word in zip(held, words, strict=True) if word == "ok"]
+        refused = [h for (_, h), word in zip(held, words, strict=True) if word in ("stale", "ended")]
+        if ours:
+            self._setbacks.over(system.name)
+            with contextlib.suppress(SystemUnavailable), self._endpoints.asked(system.name):
+                system.release(ours)
+        self._refused.add(system, refused)
 
-    def _kill(self, system: ExecutionSystem, handles: Sequence[Handle]) -> None:
-        if handles:
-            system.kill(handles, force=True)
-            self._stale += [(system, handle) for handle in handles]
-
-    def _put_off(self, flight: Flight, why: str) -> None:
+    def _put_off(self, flight: Flight, why: str, delay: float | None = None) -> None:
         """Note a launch that did not happen; `flush` gives it back, again when a reply is cut."""
-        self._later.setdefault(why, []).append(flight)
+        if delay is None:
+            delay = self._setbacks.delay(flight.system)
+        self._later.setdefault((why, max(0.1, round(delay, 1))), []).append(flight)
 
     def _failed(self, flight: Flight, message: str) -> None:
         info = ExitInfo(
@@ -198,9 +220,14 @@ class Starter(Work):
             for notice in system.ends():
                 if isinstance(notice, Start):
                     started = self._flights.get(notice.token)
+                    self._setbacks.over(system.name)
                     if started is not None and not started.started:
                         started.started, started.native = now, notice.native_id
-                elif isinstance(notice, End) and (flight := self._forget(notice.token)) is not None:
+                elif (flight := self._forget(notice.token)) is None:
+                    continue
+                elif isinstance(notice, Unwatched):
+                    self._unwatched.append(flight)
+                else:
                     if '"reason":"withdrawn"' in notice.exit:
                         self._back.append(flight)
                     elif '"reason":"no_spool"' in notice.exit:  # a full disk must not fail job after job
@@ -214,11 +241,19 @@ class Starter(Work):
         for some in batches(self._back):
             launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
         self._back = []
-        for why, flights in list(self._later.items()):
+        for (why, delay), flights in list(self._later.items()):
             for some in batches(flights):
-                launch.abort(self._record, [f.launch for f in some], delay=BACK_OFF, why=why)
+                launch.abort(self._record, [f.launch for f in some], delay=delay, why=why)
             logger.warning("gave back: %s", why, extra={"jobs": len(flights)})
-            del self._later[why]
+            del self._later[why, delay]
+        if self._unclear:  # told again when a reply is cut; and were it never told, the leases run out
+            assert self._member is not None
+            for some in batches(self._unclear):
+                launch.overdue(self._record, lane_suffix(self.lane), self._member.name, [f.launch for f in some])
+            self._unclear = []
+        for some in batches(self._unwatched):
+            poll.touch(self._record, [Seen(job_id=f.job_id, run=f.run, state="running", poll_in=0) for f in some])
+        self._unwatched = []
         if self._ends:
             gathered = now - self._ends_since
             if gathered >= LINGER or len(self._ends) <= 2 or len(self._ends) >= BATCH:
@@ -247,7 +282,7 @@ class Starter(Work):
             self._fresh.pop(token, None)
             if word == "stale":  # it is no longer ours to run
                 system = self._bench.systems[flight.system]
-                self._kill(system, [system.handle_for(token)])
+                self._refused.add(system, [system.handle_for(token)])
 
     def starting(self) -> Sequence[str]:
         """Return what is launched and not committed: its leases are renewed."""
@@ -267,7 +302,8 @@ class Starter(Work):
         """Lead when nobody else does, follow the live limits, kill again what must not run."""
         self._bench.tick(capacity.limits(self._record))
         self.readable()  # a system may have to do something in time, with nothing to read
-        self._stale = [(s, h) for s, h in self._stale if not s.kill([h], force=True).get(h, False)]
+        self._refused.kill()
+        self._endpoints.tick()
 
     def close(self) -> None:
         """Give back what waits for a slot; jobs that run go on, and the fetchers find their ends."""
@@ -280,6 +316,10 @@ class Starter(Work):
             waiting = [t for t in waiting if t in self._flights and not self._flights[t].started]
             time.sleep(0.005)
         self._bench.close()
+
+
+def _names(flight: Flight) -> dict[str, object]:
+    return {"id": flight.job_id, "run": flight.run}
 
 
 def _commitment(flight: Flight, state: str, handle: Handle = "") -> launch.Commitment:

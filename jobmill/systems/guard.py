@@ -150,6 +150,8 @@ class Guard:
         """Watch one launch without an end, or write the end that it must have."""
         found = process_tree.process(it.pid) if it.pid else None
         if found is not None and found.parent == os.getpid() and found.start == it.start:
+            if run is not None and run.over:  # the dead runner had begun to end it
+                it.phase, it.deadline = watch.TERMED, time.monotonic() + self.grace
             self.watch.add(it)
         elif run is not None and run.left is not None:
             it.ended = run.ended

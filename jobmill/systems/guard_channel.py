@@ -15,7 +15,7 @@ from pathlib import Path
 
 from jobmill.systems import run_folder
 from jobmill.systems.guard import BOOTSTRAP
-from jobmill.systems.system import End, Start, Submission, Token
+from jobmill.systems.system import End, Start, Submission, Token, Unwatched
 
 log = logging.getLogger(__name__)
 ROOT = str(Path(__file__).resolve().parent.parent.parent)  # what holds the package `jobmill`
@@ -88,14 +88,14 @@ class GuardChannel:
 
     def __init__(self, *, spool: Path, system: str, grace: float, slots: int, env: Mapping[str, str]) -> None:
         self.waiting: dict[Token, bytes] = {}  # launch lines without a start so far, in order
-        self.started: set[Token] = set()  # start told, end not
+        self.started: dict[Token, Guarded | None] = {}  # start told, end not; and the guard that will tell it
         self._spool = os.fsencode(spool)
         self._arguments = [str(spool), system, repr(grace)]
         self._errors = spool / "guards" / system / "errors"
         self._slots = slots
         self._env = env
         self._withdrawn: set[Token] = set()
-        self._notices: list[Start | End] = []
+        self._notices: list[Start | End | Unwatched] = []
         self._epoll = select.epoll()
         self._timer_due: float | None = None  # time.monotonic() of the next start of a guard
         self._pause = 0.0
@@ -142,7 +142,8 @@ class GuardChannel:
 
     def forget(self, tokens: Sequence[Token]) -> None:
         """Drop launches whose end nobody can tell any more."""
-        self.started.difference_update(tokens)
+        for token in tokens:
+            self.started.pop(token, None)
 
     def flush(self) -> None:
         """Write as much as the pipe takes; the rest goes with `receive`."""
@@ -163,7 +164,7 @@ class GuardChannel:
         if had:
             self._epoll.modify(guard.commands, 0)
 
-    def receive(self) -> Sequence[Start | End]:
+    def receive(self) -> Sequence[Start | End | Unwatched]:
         """Return what happened since the last call, without blocking."""
         for guard in [*self._old, *([self._guard] if self._guard else [])]:
             self._read(guard)
@@ -208,8 +209,11 @@ class GuardChannel:
     def _resend(self, epoch: int) -> None:
         """Tell a new runner all that it has to know; ends that were told to nobody are read from the folders."""
         assert self._guard is not None
+        before = self._guard if epoch else (self._old[-1] if self._old else None)
         for token in [*self.started, *self.waiting]:
-            self._catch_up(token)
+            self._catch_up(token, before)
+        if not self._old:
+            self._give_up(None)
         lines = [b"\nsync %d\n" % epoch, b"env %s\n" % json.dumps(dict(self._env)).encode("ascii")]
         lines.append(b"slots %d\n" % self._slots)
         lines += self.waiting.values()
@@ -218,8 +222,8 @@ class GuardChannel:
         self._guard.outgoing[:] = b"".join(lines)
         self.flush()
 
-    def _catch_up(self, token: Token) -> None:
-        """Read from its folder what became of a launch while nobody could tell us."""
+    def _catch_up(self, token: Token, guard: Guarded | None) -> None:
+        """Read from its folder what became of a launch, which ``guard`` has started, while nobody could tell us."""
         try:
             run = run_folder.read(run_folder.folder_of(self._spool, token))
         except OSError:
@@ -227,7 +231,7 @@ class GuardChannel:
         if run is None or run.token != token:
             return
         if run.pid is not None:
-            self._started(token, run.pid)
+            self._started(token, run.pid, guard)
         if run.end is not None:
             self._ended(token, run.end)
 
@@ -242,6 +246,7 @@ class GuardChannel:
                 if guard in self._old:  # its runner has drained: nobody writes any more
                     self._old.remove(guard)
                     os.close(guard.events)
+                    self._give_up(guard)
                 elif guard is self._guard:
                     with contextlib.suppress(FileNotFoundError):
                         self._epoll.unregister(guard.events)
@@ -249,17 +254,17 @@ class GuardChannel:
             lines = (guard.partial + data).split(b"\n")
             guard.partial = lines.pop()
             for line in lines:
-                self._take(line.decode("utf-8", "surrogateescape"))
+                self._take(line.decode("utf-8", "surrogateescape"), guard)
             if len(data) < CHUNK:
                 return
 
-    def _take(self, line: str) -> None:
+    def _take(self, line: str, guard: Guarded) -> None:
         word, _, rest = line.partition(" ")
         token, _, value = rest.partition(" ")
         if word == "end":
             self._ended(token, value)
         elif word == "start":
-            self._started(token, int(value))
+            self._started(token, int(value), guard)
         elif word == "void":
             self._ended(token, value)
         elif word == "out":
@@ -271,18 +276,26 @@ class GuardChannel:
         elif word == "bad":
             log.error("the runner did not understand us: %s", rest)
 
-    def _started(self, token: Token, pid: int) -> None:
+    def _started(self, token: Token, pid: int, guard: Guarded | None) -> None:
         if self.waiting.pop(token, None) is not None:
-            self.started.add(token)
+            self.started[token] = guard
             self._withdrawn.discard(token)
             self._notices.append(Start(token=token, native_id=str(pid), host=run_folder.HOST))
 
     def _ended(self, token: Token, record: str) -> None:
         if token in self.started or token in self.waiting:
-            self.started.discard(token)
+            self.started.pop(token, None)
             self.waiting.pop(token, None)
             self._withdrawn.discard(token)
             self._notices.append(End(token=token, exit=record))
+
+    def _give_up(self, guard: Guarded | None) -> None:
+        """Nobody writes for this guard any more: what it started and has not ended is left to polls."""
+        for token in [token for token, by in self.started.items() if by is guard]:
+            self._catch_up(token, guard)
+            if token in self.started:
+                del self.started[token]
+                self._notices.append(Unwatched(token=token))
 
     def _bury(self, guard: Guarded) -> None:
         """Let a dead guard's runner drain, and start another guard, after a pause when they die at once."""

@@ -37,6 +37,7 @@ from jobmill.systems.system import (
     SubmitError,
     SubmitFailure,
     Token,
+    Unwatched,
 )
 
 OPTIONS = ("slots", "kill_grace", "path", "shell", "env")
@@ -154,7 +155,7 @@ class LocalSystem(ExecutionSystem):
         """Return a descriptor that is readable when `ends` has something to do; it stays the same once there is one."""
         return self._open().fileno()
 
-    def ends(self) -> Sequence[Start | End]:
+    def ends(self) -> Sequence[Start | End | Unwatched]:
         """Return starts and ends since the last call; also moves what `submit` could not write yet."""
         return () if self._channel is None else self._channel.receive()
 

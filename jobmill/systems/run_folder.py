@@ -4,6 +4,7 @@ Standard library only, Python 3.6 and later. The file is read with `cat`; its li
 
     jobmill 1 <token> host=<name> boot=<id> ns=<pid namespace> guard=<table> time=<Unix time>
     pid <pid> <start time, clock ticks after boot>
+    over <ticks>                                  only where its walltime ended it: it is sent TERM from now on
     left <ticks> <exit record, JSON>              only where the leader left before the rest of a killed tree
     exit|sealed <ticks> <exit record, JSON> end   sealed: it never started and never will
 
@@ -36,6 +37,7 @@ class Run:
         self.guard: "str | None" = None  # the slot table of whoever took the marker
         self.pid: "int | None" = None
         self.start: "int | None" = None  # clock ticks after boot
+        self.over = False  # it ran into its walltime, whatever its end looks like
         self.left: "str | None" = None  # exit record of a leader whose tree was still being killed
         self.end: "str | None" = None  # exit record, JSON text
         self.ended: "int | None" = None  # clock ticks after boot when the end was written
@@ -54,6 +56,8 @@ class Run:
         elif word == "pid" and self.pid is None:
             pid, start = rest.split(" ")
             self.pid, self.start = int(pid), int(start)
+        elif word == "over":
+            self.over = True
         elif word == "left":
             ticks, _, self.left = rest.partition(" ")
             self.ended = int(ticks)
@@ -178,6 +182,11 @@ def end_line(word: str, record: str) -> bytes:
 def pid_line(pid: int, start: int) -> bytes:
     """Return the line that tells who runs."""
     return b"pid %d %d\n" % (pid, start)
+
+
+def over_line() -> bytes:
+    """Return the line that tells that the walltime is over."""
+    return b"over %d\n" % process_tree.ticks_now()
 
 
 def seal(folder: bytes, token: str, guard: str, reason: str, message: str) -> str:

@@ -120,6 +120,8 @@ class SpoolLaunches:
         if run.end is not None or run.pid is not None:
             return handle
         if run.token is None:  # whoever took it died, or is, at its first line: before any spawn
+            if handle.partition("/")[0] != run_folder.BOOT:
+                return Settled.LOST  # a power cut: more may have stood there, and what ran nobody knows
             if self._any_guard():
                 return Settled.UNKNOWN
         elif run.boot != run_folder.BOOT:

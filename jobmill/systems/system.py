@@ -2,6 +2,10 @@
 
 A *token* names one launch: ``<record>:<job id>:<run>``. A *handle* is the text by which the system finds that launch
 again; it is stored in the record and given back verbatim.
+
+A system that gives handles out (a batch scheduler) is launched in three steps: `submit` *held*, with the token in the
+submission's name or comment; the record commits the handle; `release`. Only a handle that the record committed is ever
+released, and it commits one for a token. So a submission that nobody knows of never starts, and may be killed.
 """
 
 from __future__ import annotations
@@ -113,6 +117,7 @@ class Observation:
     host: str | None = None
     progress: str | None = None  # "3/7 map" where the job runs in steps
     alive: bool = False  # something of this launch (process, container, instance) still exists
+    held: bool = False  # accepted and not released by us: it does not start by itself (no hold of somebody else's)
     orphan: bool = False  # nobody waits for it there: only polls find its end
     overdue: bool = False  # an orphan whose walltime is over: it has to be killed
 
@@ -134,16 +139,17 @@ class Launch:
 
 
 class SubmitFailure(enum.StrEnum):
-    """What a refused submission is worth."""
+    """What a submission without a handle is worth."""
 
-    TRANSIENT = "transient"  # try again later, costs nothing
+    TRANSIENT = "transient"  # certainly not accepted: try again later, costs nothing
     LIMIT = "limit"  # a submit limit was hit: back-pressure
     PERMANENT = "permanent"  # the job ends as failed, reason submit_failed
+    UNCLEAR = "unclear"  # it may have been accepted (a submit that timed out): never sent again before `settle` looked
 
 
 @dataclass(frozen=True, kw_only=True)
 class SubmitError:
-    """One refused submission, with the system's words verbatim."""
+    """One submission that was refused, or of which it is unclear; with the system's words verbatim."""
 
     failure: SubmitFailure
     message: str
@@ -164,6 +170,13 @@ class End:
 
     token: Token
     exit: str  # ExitInfo.to_json() text, spliced on without being parsed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unwatched:
+    """A pushed notice: nobody is left who could tell how this launch ends; only polls find it."""
+
+    token: Token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,7 +216,11 @@ class ExecutionSystem(ABC):
 
     @abstractmethod
     def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
-        """Launch, held where the system can; one answer for each submission, in order."""
+        """Launch, held where the system gives handles out; one answer for each submission, in order.
+
+        SystemUnavailable means that certainly nothing of this batch was accepted; where that is not certain, the answer
+        is UNCLEAR. The same token again is the same launch, not a second one, as far as the system can tell.
+        """
 
     @abstractmethod
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
@@ -215,7 +232,11 @@ class ExecutionSystem(ABC):
 
     @abstractmethod
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
-        """After a crash: find each launch and adopt it, or make sure that it never starts."""
+        """After a crash: find each launch by its token and adopt it, or make sure that it never starts.
+
+        Where submissions are held, one that is not found may be told as NOT_STARTED: should it appear late, it is held,
+        its commit is refused, and the sweep of strays (`inventory`) removes it.
+        """
 
     @abstractmethod
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
@@ -238,13 +259,23 @@ class ExecutionSystem(ABC):
         raise NotImplementedError(f"{self.kind} gives handles out itself")
 
     def release(self, handles: Sequence[Handle]) -> None:
-        """Let held submissions start; nothing to do where `submit` starts at once."""
+        """Let held submissions start; idempotent, and without effect on what was killed or has ended.
+
+        Nothing to do where `submit` starts at once.
+        """
+
+    def inventory(self, record: str) -> Mapping[Handle, Token]:
+        """Return every launch of this record (tokens begin with ``<record>:``) that the system still has, held or not.
+
+        What has ended and is only kept in a history is left out. Raises SystemUnavailable rather than telling a part.
+        """
+        return {}
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when `ends` has something, or None where nothing is pushed."""
         return None
 
-    def ends(self) -> Sequence[Start | End]:
+    def ends(self) -> Sequence[Start | End | Unwatched]:
         """Return what was pushed since the last call, without blocking."""
         return ()
 

@@ -153,6 +153,16 @@ class Watch:
         it.fd = None
         self.emit(end_event(it.token, record))
 
+    def _tell(self, it: Running, line: bytes) -> None:
+        """Add a line to the run file for whoever watches after us; without a disk to write to nobody is told."""
+        try:
+            if it.fd is not None:
+                run_folder.write(it.fd, line)
+            else:
+                self._append(it, line)
+        except OSError:
+            pass
+
     def _append(self, it: Running, line: bytes) -> None:
         """Append to the run file by its path, unless the folder is another launch's by now."""
         found = run_folder.read(it.folder)
@@ -166,14 +176,7 @@ class Watch:
             it.ended = process_tree.ticks_now()
             others = process_tree.members(it.token, it.folder, it.pid, it.start, it.ended, self.spare)
             if others:
-                line = run_folder.end_line("left", record)
-                try:
-                    if it.fd is not None:
-                        run_folder.write(it.fd, line)
-                    else:
-                        self._append(it, line)
-                except OSError:
-                    pass
+                self._tell(it, run_folder.end_line("left", record))
                 self.lingering[it.token] = (it, record)
                 self._note(time.monotonic() + FIRM)
                 return False
@@ -184,6 +187,8 @@ class Watch:
         """Take the next step against a launch that is over its walltime; return True when nothing of it runs."""
         now = time.monotonic()
         if it.phase == 0:
+            # before the TERM: dies the runner after it, the guard must not take what follows for the job's own end
+            self._tell(it, run_folder.over_line())
             it.phase, it.deadline = TERMED, now + self.grace
             force = False
         elif it.phase == KILLED or it.deadline is None or now >= it.deadline:

@@ -1,8 +1,9 @@
 -- Jobs that are due for a poll: ARGV = lane suffix, how many, lease (ms). A claim moves a job to now + lease, so that
 -- the poll of a fetcher that dies is made by another.
--- Answer: id, run, fence, state, system, handle, wish, owner, absent since (ms), killed since (ms), … for each.
+-- Answer: the time (ms), then id, run, fence, state, system, handle, wish, owner, absent since (ms), killed since (ms),
+-- … for each.
 local queue, n, lease = P .. 'Running_Queue' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local found = {}
+local found = { string.format('%.0f', NOW) }
 frees()
 for _, id in ipairs(call('ZRANGEBYSCORE', queue, '-inf', NOW, 'LIMIT', 0, n)) do
   local j = read(id)

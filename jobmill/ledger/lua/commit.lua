@@ -1,7 +1,14 @@
 -- A launch is known to its system: ARGV = then 7 values a job: id, run, fence, state, handle, native id, poll in (ms).
 -- Answer an entry: 'ok', the wish that stands, or 'stale' (kill what you started). An end that came first is 'ended'.
+-- A launch has one handle: the first that is committed. Another one of the same launch (accepted twice) is 'stale'.
 local n, told = #ARGV / 7, {}
 adds()
+
+local function another(j, handle) -- was a different handle committed for this very launch?
+  if handle == '' or j.state == 'starting' or j.handle == handle then return false end
+  return call('HGET', j.key, 'committed') == j.run .. ':' .. j.fence
+end
+
 for e = 1, n do
   local a = (e - 1) * 7
   local j = read(ARGV[a + 1])
@@ -9,6 +16,7 @@ for e = 1, n do
   if not j or j.run ~= run or j.fence ~= fence then told[e] = 'stale'
   elseif ENDED[j.state] then told[e] = 'ended'
   elseif not LAUNCHED[j.state] then told[e] = 'stale'
+  elseif another(j, ARGV[a + 5]) then told[e] = 'stale'
   else
     if j.state == 'starting' or (j.state == 'unknown' and can(j, state)) then -- sent again it must not undo a poll's news
       call('HSET', j.key, 'state', state)
@@ -22,6 +30,7 @@ for e = 1, n do
       if ARGV[a + 5] ~= '' then call('HSETNX', j.key, 'handle', ARGV[a + 5]) end
       if ARGV[a + 6] ~= '' then call('HSETNX', j.key, 'native', ARGV[a + 6]) end
     end
+    if ARGV[a + 5] ~= '' then call('HSET', j.key, 'committed', j.run .. ':' .. j.fence) end
     told[e] = j.wish or 'ok'
   end
 end

@@ -1,8 +1,21 @@
 -- Launches whose lease ran out: the right to investigate, never to run again (law 3).
 -- ARGV = lane suffix, how many, lease of the investigation (ms), owner ('' any). With an owner, who is dead: its leases
 -- run out now, and what it left running is due for a poll now. Answer then: the ids.
+-- With an owner, and id, run, fence, … after it: the leases of these launches of its alone run out now.
 -- Answer: id, run, fence, system, handle, wish, seals, owner, … for each.
 local queue, n, lease, owner = P .. 'Starting_Queue' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+if ARGV[5] then
+  local told = {}
+  frees()
+  for a = 5, #ARGV, 3 do
+    local j = read(ARGV[a])
+    if j and j.state == 'starting' and j.owner == owner and j.run == ARGV[a + 1] and j.fence == ARGV[a + 2] then
+      call('ZADD', queue, NOW, j.id)
+      told[#told + 1] = j.id
+    end
+  end
+  return told
+end
 local ids = owner == '' and call('ZRANGEBYSCORE', queue, '-inf', NOW, 'LIMIT', 0, n) or call('ZRANGE', queue, 0, n - 1)
 local found = {}
 frees()

@@ -1,5 +1,6 @@
 -- Grants: ARGV = system, its set, at most how many. All the sets of a job or none (law 1); fair share among users by
 -- rank. Where the system has slots, it is granted beyond them only what lately started within 50 ms, at most 64.
+-- Nothing is granted to a system that does not answer, until its next try is due.
 -- Answer: {granted, room left in the set, users with jobs in line}.
 local system, set, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 adds()
@@ -58,6 +59,9 @@ for _, name in ipairs(call('SRANDMEMBER', P .. 'Full', 50)) do
   end
   if call('EXISTS', full) == 0 then call('SREM', P .. 'Full', name) end
 end
+
+local word = call('HGET', P .. 'Endpoints', system)
+if word and tonumber(word:match('^%d+') or 0) > NOW then n = 0 end
 
 local granted, queue = 0, P .. 'Granted_Queue' .. lane(system)
 local top = slots and math.min(limit, slots + ahead) or limit

@@ -1,6 +1,7 @@
 -- A process is dead: ARGV = process, silence (ms; 0: its death was proved), poison limit, then its queues.
--- Its lists go back to the heads of their queues, at most 250 entries a call. An entry that was recovered more often
--- than the limit is poison. The dead process stays known for a day: a pending move may still fill its lists.
+-- Its lists go back to the heads of their queues, at most 250 entries a call. An entry that more processes than the limit
+-- had in hand when they died is poison; `take` hands out a suspect alone. The dead process stays known for a day: a
+-- pending move may still fill its lists.
 -- Answer: {entries moved, entries left} or {-1, 0} where the process is not that silent.
 local process, silence, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local seen = tonumber(call('ZSCORE', P .. 'Processes', process) or 0)
@@ -11,11 +12,14 @@ if call('EXISTS', known) == 1 and not call('HGET', known, 'evicted') then call('
 local moved, left = 0, 0
 for i = 4, #ARGV do
   local mine, queue = P .. ARGV[i] .. ':taken:' .. process, P .. ARGV[i]
+  local last = call('HMGET', known, 'turn:' .. ARGV[i], 'hand:' .. ARGV[i])
+  local turned, hand = (last[2] or ''):match('^(%d+) (%d+)$')
+  hand = turned == (last[1] or '0') and tonumber(hand) or 0 -- what it was at when it died; the rest was not read yet
   for _ = 1, 250 do
     local entry = call('LINDEX', mine, -1)
     if not entry then break end
     local count = 0
-    if entry ~= '' then -- a death counts once for a text, however many entries have this text
+    if entry ~= '' and call('LLEN', mine) <= hand then -- a death counts once for a text, however many entries have it
       local digest = redis.sha1hex(entry)
       local had, last = (call('HGET', P .. 'Recovered', digest) or '0 '):match('^(%d+) (.*)$')
       count = tonumber(had) + (last == process and 0 or 1)

@@ -8,7 +8,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export JOBMILL_STATE ?= $(CURDIR)/$(VENV)/state
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check format servers bench clean
+.PHONY: help run test check format servers bench chaos clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,14 @@ servers: $(VENV)/.developed ## Provide Valkey, Redis 7 and Redis 6.2 for the tes
 
 bench: $(VENV)/.installed ## Measure the local throughput beside its peers (ARGS="--jobs 10000 --rounds 5")
 	$(BIN)/python benchmarks/local_throughput.py $(ARGS)
+
+chaos: $(VENV)/.developed servers ## Break the pipeline for half an hour, judge what it tells its users (ARGS="--rounds 2 --nemesis kill-starter")
+ifeq ($(origin ARGS),undefined)
+	$(BIN)/python -m tests.chaos --jobs 500 --faults 60 --rounds 10
+	$(BIN)/python -m tests.chaos --jobs 400 --faults 50 --rounds 5 --system fake
+else
+	$(BIN)/python -m tests.chaos $(ARGS)
+endif
 
 clean: ## Remove what make made
 	rm -rf $(VENV) .servers .peers build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

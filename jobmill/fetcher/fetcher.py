@@ -32,7 +32,6 @@ from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
 
-LEASE = 30.0  # seconds that a claimed poll may take before another fetcher makes it
 KILL_GRACE = 5.0  # seconds between TERM and KILL
 AGAIN = 0.25  # seconds between two looks at what is being killed
 ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose end nobody will push
@@ -61,6 +60,7 @@ class Fetcher(Work):
         self._endpoints = Endpoints(record)
         self._janitor = Janitor(record, config, lane, self._systems, self._endpoints)
         self._member: Membership | None = None
+        self.lease = config.limits.lease  # also of a claimed poll: then another fetcher makes it
         self._claim_at = 0.0
 
     def queues(self) -> Sequence[str]:
@@ -125,7 +125,7 @@ class Fetcher(Work):
         if now == float("inf"):
             return None
         if now >= self._claim_at:
-            due = poll.claim(self._record, self._suffix, BATCH, LEASE)
+            due = poll.claim(self._record, self._suffix, BATCH, self.lease)
             self._poll(due)
             self._claim_at = now if len(due) >= BATCH else now + CLAIM * random.uniform(0.8, 1.2)
         return max(0.0, self._claim_at - now)

@@ -121,7 +121,7 @@ class Janitor:
     def _conclude(self, system: ExecutionSystem, e: Expired, answer: Settled) -> None:
         launched: tuple[str, int, int | None] = (e.job_id, e.run, e.fence)
         if answer is Settled.LOST:
-            self._end(e, "lost", "the machine rebooted; whether it ran cannot be known")
+            self._end(e, "lost", "guard and runner are gone, or the machine rebooted: whether it ran cannot be known")
         elif answer is Settled.NOT_STARTED:
             if e.seals >= SEALS and not e.wish:
                 self._end(e, "launch_failed", f"{e.seals} launches were begun and never happened")

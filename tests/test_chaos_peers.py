@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,9 @@ def test_a_run_that_started_twice_is_doubled(tmp_path: Path) -> None:
 
 def test_two_runs_at_once_are_doubled(tmp_path: Path) -> None:
     text = "start a 1 0 10.00 1\nstart a 2 0 10.50 2\nend a 1 0 11.00 1\nend a 2 0 11.50 2\n"
-    told = {"a": Told(state="done", run=2)}
+    told = {"a": Told(state="done", run=2, earlier=[{"run": 1, "reason": "lost"}])}
     plan = Plan(job_id="a", retries=1)
-    assert kinds(judged(tmp_path, text, told, plan)) == {"doubled": 1}
+    assert kinds(judged(tmp_path, text, told, plan, may_lose=True)) == {"doubled": 1}
 
 
 def test_a_second_run_after_the_first_is_none(tmp_path: Path) -> None:
@@ -152,6 +153,124 @@ ENDS_3 = ONCE.replace("a 1 0", "a 1 3")
 )
 def test_told_otherwise_than_it_happened_is_untrue(tmp_path: Path, text: str, told: Told, plan: Plan) -> None:
     assert kinds(judged(tmp_path, text, {"a": told}, plan)) == {"untrue": 1}
+
+
+CANCELLED = Plan(job_id="a", may=frozenset({"done", "cancelled"}))
+TIMED = Plan(job_id="a", may=frozenset({"failed"}), reasons=frozenset({"timeout"}), starts=True)
+RETRIED = Plan(job_id="a", how="9", may=frozenset({"failed"}), retries=1)
+TWICE_9 = "".join(f"start a {n} 9 1{n}.00 {n}\nend a {n} 9 1{n}.50 {n}\n" for n in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("text", "told", "plan", "kind"),
+    [
+        pytest.param(ONCE, Told(state="done", exit_value=7), Plan(job_id="a"), "untrue", id="done with a value"),
+        pytest.param(ONCE, Told(state="done", term_sig=9), Plan(job_id="a"), "untrue", id="done with a signal"),
+        pytest.param(ONCE, Told(state="cancelled", exit_value=0), CANCELLED, "untrue", id="cancelled after its end"),
+        pytest.param(
+            "start a 1 0 10.00 1\n",
+            Told(state="cancelled", exit_status="aborted_before_running"),
+            CANCELLED,
+            "untrue",
+            id="cancelled before it ran, and it started",
+        ),
+        pytest.param("", Told(state="failed", reason="timeout"), TIMED, "untrue", id="timeout of what never started"),
+        pytest.param(
+            ONCE.replace("11.00 100", "11.00 7"), DONE, Plan(job_id="a"), "doubled", id="another process ends"
+        ),
+        pytest.param(ONCE + "end a 1 0 12.00 100\n", DONE, Plan(job_id="a"), "doubled", id="ended twice"),
+        pytest.param(
+            "".join(reversed(ONCE.splitlines(True))), DONE, Plan(job_id="a"), "doubled", id="end before start"
+        ),
+        pytest.param(ONCE.replace("a 1 0", "a 1 3"), DONE, Plan(job_id="a"), "untrue", id="the body of another spec"),
+        pytest.param(
+            TWICE_9,
+            Told(state="failed", run=2, exit_value=9, reason="exit_value"),
+            RETRIED,
+            "untrue",
+            id="an earlier run that is not kept",
+        ),
+        pytest.param(
+            TWICE_9,
+            Told(
+                state="failed",
+                run=2,
+                exit_value=9,
+                reason="exit_value",
+                earlier=[{"run": 1, "reason": "exit_value", "exit_value": 4}],
+            ),
+            RETRIED,
+            "untrue",
+            id="an earlier run with another value",
+        ),
+    ],
+)
+def test_small_print_that_contradicts_what_happened(
+    tmp_path: Path, text: str, told: Told, plan: Plan, kind: str
+) -> None:
+    found = kinds(judged(tmp_path, text, {"a": told}, plan))
+    assert found.keys() == {kind}, found
+
+
+@pytest.mark.parametrize(
+    ("text", "losses", "told_at", "clean"),
+    [
+        ("start a 1 0 10.00 1\n", [(20.0, 21.0)], 30.0, True),  # it ran when it happened
+        (ONCE, [(12.0, 12.5)], 30.0, True),  # it had just ended, and its record was not yet anywhere
+        ("", [(20.0, 21.0)], 30.0, True),
+        ("start a 1 0 10.00 1\n", [(5.0, 6.0)], 30.0, False),  # it started after all that
+        (ONCE, [(60.0, 61.0)], 70.0, False),  # it had ended long before
+        ("start a 1 0 10.00 1\n", [(20.0, 21.0)], 15.0, False),  # it was told before anything happened
+    ],
+)
+def test_lost_is_only_what_something_hid(
+    tmp_path: Path, text: str, losses: list[tuple[float, float]], told_at: float, clean: bool
+) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    evidence.file.write_text(text)
+    told = {"a": Told(state="lost", ended=told_at)}
+    found = check([Plan(job_id="a")], ["a"], evidence.lines(), told, {}, may_lose=True, losses=losses)
+    assert (found.clean, found.told_lost) == (clean, 1), found.sentences()
+
+
+def test_dependents_start_after_the_right_end_and_only_then(tmp_path: Path) -> None:
+    first, after_ok = (
+        Plan(job_id="a"),
+        Plan(job_id="b", may=frozenset({"done", "not_run"}), waits_for=("a",), after="ok"),
+    )
+    failing = Plan(job_id="a", how="3", may=frozenset({"failed"}))
+    then = "start b 1 0 12.00 2\nend b 1 0 13.00 2\n"
+    not_run = Told(state="not_run")
+    assert judged(tmp_path, ONCE + then, {"a": DONE, "b": DONE}, first, after_ok).clean
+    assert judged(tmp_path, ENDS_3, {"a": OWN_3, "b": not_run}, failing, after_ok).clean
+    early = "start a 1 0 10.00 1\n" + then + "end a 1 0 14.00 1\n"
+    for text, told, plan in (
+        (early, {"a": DONE, "b": DONE}, first),
+        (ENDS_3 + then, {"a": OWN_3, "b": DONE}, failing),
+        (ONCE, {"a": DONE, "b": not_run}, first),
+    ):
+        assert kinds(judged(tmp_path, text, told, plan, after_ok)).keys() == {"untrue"}
+
+
+def test_a_cancel_that_was_answered_with_the_end_is_the_end(tmp_path: Path) -> None:
+    evidence = Evidence(tmp_path / "evidence")
+    evidence.file.write_text("start a 1 0 10.00 1\n")
+    told, answers = {"a": Told(state="cancelled")}, {"a": ("cancelled", 9.0)}
+    assert kinds(check([CANCELLED], ["a"], evidence.lines(), told, {}, answers=answers)) == {"doubled": 1}
+    answers = {"a": ("wished", 9.0)}
+    assert check([CANCELLED], ["a"], evidence.lines(), told, {}, answers=answers).clean
+    told, answers = {"a": DONE}, {"a": ("cancelled", 9.0)}
+    evidence.file.write_text("")
+    assert "untrue" in kinds(check([CANCELLED], ["a"], evidence.lines(), told, {}, answers=answers))
+
+
+def test_what_is_known_to_be_killed_holds_its_slot_until_then(tmp_path: Path) -> None:
+    plans = [replace(TIMED, job_id=i, holds={"slots": 1}) for i in "abc"]
+    text = "".join(f"start {i} 1 0 10.00 1\n" for i in "abc")
+    told = dict.fromkeys("abc", Told(state="failed", reason="timeout"))
+    assert judged(tmp_path, text, told, *plans).clean, "nobody wrote down when"
+    text += "".join(f"killed {i} 1 0 11.00 1\n" for i in "abc")
+    assert kinds(judged(tmp_path, text, told, *plans)) == {"over_capacity": 1}
 
 
 def test_an_end_that_nobody_can_know_may_be_told_as_lost(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from conftest import Server
 from fakeworld import Died, World, dying, frozen
 from laws import violations
 
+from jobmill.fetcher.janitor import SEALS
 from jobmill.fetcher.strays import disowned
-from jobmill.ledger import launch
+from jobmill.ledger import ending, launch
 from jobmill.ledger.launch import Commitment, Standing
 from jobmill.systems.fake import FakeSystem
 
@@ -239,6 +240,38 @@ def test_it_sleeps_between_settle_and_seal_while_the_starter_commits(
     assert launch.seal(w.record, [("a", 1, fence)], "late", uncommitted=True) == ["stale"]
     assert (w.state("a"), w.submissions("a")) == (("submitted", 1), [(1, True, True)])
     assert violations(w.redis) == []
+
+
+def test_it_sleeps_before_it_gives_up_a_launch_that_another_adopts(
+    world: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last of too many launches was not found by one investigator and found by another: it runs."""
+    w = world()
+    w.push("a", env={"FAKE_SECONDS": "60"})
+    with dying(monkeypatch, launch, "commit"):
+        w.start()
+    w.redis.hset("Job:a", "seals", SEALS)
+    w.cluster.faults(empty=1)
+
+    def others() -> None:
+        w.cluster.faults(empty=0)
+        w.settle()
+
+    with frozen(monkeypatch, ending, "finish", others):
+        w.settle(w.new_fetcher())
+    assert (w.state("a"), w.submissions("a")) == (("submitted", 1), [(1, True, True)])
+    assert violations(w.redis) == []
+
+
+def test_a_launch_that_never_happens_is_given_up(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = world()
+    w.push("a")
+    with dying(monkeypatch, FakeSystem, "submit"):
+        w.start()
+    w.redis.hset("Job:a", "seals", SEALS)
+    w.settle()
+    assert w.state("a") == ("failed", 1) and "launch_failed" in w.facts("a")["exit"]
+    at_peace(w)
 
 
 # A cluster that misbehaves.

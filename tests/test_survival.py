@@ -93,6 +93,18 @@ def test_a_walltime_holds_when_guard_and_runner_are_dead(pipeline: Pipeline) -> 
 
 
 @pytest.mark.timeout(120)
+def test_what_is_cancelled_when_guard_and_runner_are_dead_has_been_running(pipeline: Pipeline) -> None:
+    pipeline.start()
+    job_id = pipeline.client.submit({"command": "sleep 60"})
+    pipeline.until(lambda: pipeline.client.record.client.hget(f"Job:{job_id}", "state") == b"running")
+    for pid in [*pipeline.pids("guard"), *pipeline.pids("runner")]:
+        os.kill(pid, signal.SIGKILL)
+    pipeline.client.cancel([job_id])
+    row = pipeline.client.wait(job_id, timeout=40)
+    assert (row.state, row.exit["exit_status"], row.exit["reason"]) == ("cancelled", "killed_by_user", "cancelled")
+
+
+@pytest.mark.timeout(120)
 def test_a_marker_that_a_dead_runner_left_holds_up_nobody(pipeline: Pipeline) -> None:
     pipeline.start()
     client, record = pipeline.client, pipeline.client.record

@@ -242,6 +242,8 @@ class Fetcher(Work):
             late = job.killed > 0 and job.now - job.killed > 1.0
             if info is None and gone.get(job.handle) and look.state is not NativeState.UNKNOWN and late:
                 status = ExitStatus.KILLED_BY_USER if job.wish else ExitStatus.UNDETERMINED
+                if not job.handle:  # it was never committed, so it has never started
+                    status = ExitStatus.ABORTED_BEFORE_RUNNING
                 reason = "cancelled" if job.wish else "timeout"
                 info = ExitInfo(exit_status=status, reason=reason, evidence="no process of it is left")
             if info is None:

@@ -7,6 +7,7 @@ import logging
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from jobmill.config import Config
@@ -172,8 +173,9 @@ class Janitor:
             retries=int(row[0].facts.get("retries", 0)) if row else 0,
             wished=bool(e.wish) and reason != "lost",
         )
-        ending.finish(self._record, [end])
-        logger.warning("ended %s: %s", end.state, message, extra={"id": e.job_id, "run": e.run})
+        # what another investigator has found and adopted meanwhile runs: it is not ended here
+        if ending.finish(self._record, [replace(end, uncommitted=True)]) != ["stale"]:
+            logger.warning("ended %s: %s", end.state, message, extra={"id": e.job_id, "run": e.run})
 
     def _recount(self) -> None:
         sets = capacity.set_names(self._record)

@@ -32,7 +32,8 @@ def judge(
     """
     info = dict(exit_info)
     if wished and not _regular(info):
-        info["exit_status"] = "killed_by_user" if info.get("started") else "aborted_before_running"
+        ran = info.get("started") or info.get("exit_status") == "killed_by_user"
+        info["exit_status"] = "killed_by_user" if ran else "aborted_before_running"
         info["reason"] = "cancelled"
         state = State.CANCELLED
     elif info.get("reason") == "lost":

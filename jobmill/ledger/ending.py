@@ -25,6 +25,7 @@ class RunEnd:
     exit: str  # one line of JSON
     retry_in: float | None = None  # seconds until the next run; None: this is the job's end
     wall: float | None = None  # seconds
+    uncommitted: bool = False  # it holds only as long as nobody has committed the launch
 
 
 def push(record: Record, lane: str, ends: Sequence[str]) -> None:
@@ -45,7 +46,7 @@ def finish(record: Record, ends: Sequence[RunEnd], *, taken: tuple[Membership, B
     for e in ends:
         again = "" if e.retry_in is None else int(e.retry_in * 1000)
         wall = "" if e.wall is None else round(e.wall * 1000, 3)
-        values += [e.job_id, e.run, e.state, e.exit, again, wall]
+        values += [e.job_id, e.run, e.state, e.exit, again, wall, "1" if e.uncommitted else ""]
     return [text(a) for a in record.run("finish", *values)]
 
 

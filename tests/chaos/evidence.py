@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -45,6 +46,11 @@ class Evidence:
     def started(self) -> int:
         """Return how many bodies have started so far."""
         return sum(1 for row in self.file.read_bytes().splitlines() if row.startswith(b"start "))
+
+
+def now() -> float:
+    """Return the time by the clock of lines: seconds since boot."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def by_run(lines: list[Line]) -> Mapping[str, Mapping[int, list[Line]]]:

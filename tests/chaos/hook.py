@@ -2,7 +2,8 @@
 """What the instrumented copy calls at every point; in the copy it is `jobmill/_points.py`.
 
 Standard library only, Python 3.6 and later: guard and runner import it too. The control file, mapped by every process
-of the copy, holds one double a role (seconds that its clock is off), then one byte for each role and point:
+of the copy, holds one double a role (seconds that its clock is off), one more a role (how often a clock that is off was
+read), then one byte for each role and point:
 
     0   nobody of this role has passed here        1   somebody has        2   armed: look into the folder `armed`
 
@@ -21,7 +22,7 @@ COUNT = int("@COUNT@" if "@COUNT@".isdigit() else 0)  # points
 
 ROLES = ("manager", "starter", "fetcher", "janitor", "guard", "runner", "client")
 UNSEEN, SEEN, ARMED = 0, 1, 2
-HEAD = 8 * len(ROLES)  # bytes before the points
+HEAD = 16 * len(ROLES)  # bytes before the points
 
 
 def _role() -> str:
@@ -67,7 +68,11 @@ def point(number, value=None):  # type: ignore[no-untyped-def]  # any value, han
 
 def clock() -> float:
     """Return time.time() as this role's clock shows it."""
-    return time.time() + float(struct.unpack_from("d", _acting.map, 8 * _acting.number)[0])
+    off = float(struct.unpack_from("d", _acting.map, 8 * _acting.number)[0])
+    if off:
+        place = 8 * (len(ROLES) + _acting.number)
+        struct.pack_into("d", _acting.map, place, struct.unpack_from("d", _acting.map, place)[0] + 1)
+    return time.time() + off
 
 
 def acting(role, function):  # type: ignore[no-untyped-def]

@@ -7,7 +7,9 @@ import threading
 from collections import Counter
 from collections.abc import Sequence
 
+from tests.chaos.checker import Moment
 from tests.chaos.disk import available
+from tests.chaos.evidence import now
 from tests.chaos.faults import cluster, machine, network, process, server
 from tests.chaos.faults.fault import Fault, Missed
 from tests.chaos.world import World
@@ -16,6 +18,7 @@ FAULTS = {f.name: f for f in (*process.FAULTS, *network.FAULTS, *server.FAULTS, 
 LANES = 3  # faults at once, at most
 SPARE = 4  # faults that are drawn for each that shall hit something
 GAP = 1.0  # seconds between faults of a lane, at most
+BOTH = 3.0  # seconds between two kills that may count as one: nobody has taken over yet
 
 
 def usable(names: Sequence[str], system: str) -> list[Fault]:
@@ -33,6 +36,7 @@ class Nemesis:
         self.sequence = draw.choices(faults, weights, k=count * SPARE) if faults else []
         self.injected: Counter[str] = Counter()
         self.missed = 0  # faults that found nothing to hit
+        self._done: list[tuple[Fault, Moment]] = []
         self.failed: list[str] = []  # faults that could not be injected: a fault of this program
         self._left = count  # faults that are still to hit something
         self._world, self._seed = world, seed
@@ -42,9 +46,18 @@ class Nemesis:
         self._lanes = [threading.Thread(target=self._serve, name=f"nemesis-{n}", daemon=True) for n in range(LANES)]
 
     @property
-    def loses(self) -> bool:
-        """Tell whether a fault was injected after which ends cannot be known."""
-        return any(FAULTS[name].loses for name in self.injected)
+    def losses(self) -> list[Moment]:
+        """Return when something was injected after which ends cannot be known.
+
+        A runner without its guard, which lets its last jobs end, takes what it watches with it; so do both at once.
+        """
+        found = [moment for fault, moment in self._done if fault.loses]
+        guards, runners = ([m for fault, m in self._done if fault.kills == role] for role in ("guard", "runner"))
+        for since, to in runners:
+            near = [guard for guard in guards if guard[0] <= to + BOTH]
+            if near:
+                found.append((since, max([to, *(end for _, end in near)])))
+        return found
 
     @property
     def busy(self) -> bool:
@@ -60,7 +73,8 @@ class Nemesis:
         """Inject nothing more; every fault under way is healed when this returns."""
         self._over.set()
         for lane in self._lanes:
-            lane.join()
+            if lane.ident is not None:
+                lane.join()
 
     def _serve(self) -> None:
         self._over.wait(random.Random(threading.current_thread().name).uniform(0.5, 2 * GAP))  # not all at once
@@ -72,10 +86,12 @@ class Nemesis:
                 self._next += 1
                 self._left -= 1
             fault, draw = self.sequence[number], random.Random(f"fault {self._seed} {number}")
+            since = now() - fault.forgets
             try:
                 fault.inject(self._world, draw, self._over.wait)
                 with self._lock:
                     self.injected[fault.name] += 1
+                    self._done.append((fault, (since, now())))
             except Missed:
                 with self._lock:
                     self.missed += 1

@@ -117,6 +117,10 @@ class Points:
         """Set the wall clock (`time.time`) of a role off."""
         struct.pack_into("d", self._map, 8 * ROLES.index(role), seconds)
 
+    def misread(self, role: str) -> int:
+        """Return how often this role has read its clock while it was off."""
+        return int(struct.unpack_from("d", self._map, 8 * (len(ROLES) + ROLES.index(role)))[0])
+
     def reboot(self) -> None:
         """Let processes that start from now on see another boot of the machine."""
         new = self.folder / "boot_id.new"

@@ -31,6 +31,26 @@ def bodies(record: str) -> dict[int, str]:
     return found
 
 
+def leaders(record: str) -> dict[int, str]:
+    """Return pid -> token of the first process of every job that runs, at one moment: all of these live at once."""
+    seen = {(pid, _start(pid)): token for pid, token in bodies(record).items() if _leads(pid)}
+    return {pid: token for (pid, start), token in seen.items() if not gone(pid) and start == _start(pid)}
+
+
+def _leads(pid: int) -> bool:
+    try:
+        return os.getsid(pid) == pid
+    except ProcessLookupError:
+        return False
+
+
+def _start(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return ""
+
+
 def gone(pid: int) -> bool:
     """Tell whether a process is gone or a zombie."""
     try:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -26,7 +27,9 @@ class Link:
         self.url = url
         self.cut = 0  # so many replies to come are swallowed, and their connections closed
         self.torn = False  # … after half of the reply
-        self.held: set[str] = set()  # directions in which nothing passes now
+        self.swallowed = 0  # replies that were cut so far
+        self.delayed = 0  # pieces that were held back so far
+        self.held: Counter[str] = Counter()  # directions in which nothing passes now, and how many want it so
         self.writers: set[asyncio.StreamWriter] = set()
 
 
@@ -56,13 +59,17 @@ class Proxy:
         """Swallow the next replies: what was asked is done, and who asked never hears of it."""
         self._now(lambda: (setattr(link, "cut", replies), setattr(link, "torn", torn)))
 
+    def uncut(self, link: Link) -> None:
+        """Let all replies pass whole again."""
+        self._now(lambda: setattr(link, "cut", 0))
+
     def hold(self, link: Link, direction: str) -> None:
         """Let nothing pass in one direction."""
-        self._now(lambda: link.held.add(direction))
+        self._now(lambda: link.held.update([direction]))
 
-    def heal(self, link: Link) -> None:
-        """Let everything pass again, what was held back first."""
-        self._now(lambda: (link.held.clear(), setattr(link, "cut", 0)))
+    def heal(self, link: Link, direction: str) -> None:
+        """Let it pass again, what was held back first; not as long as another hole is there."""
+        self._now(lambda: link.held.subtract([direction]))
 
     def reset(self, link: Link) -> None:
         """Close every connection of a link at once."""
@@ -112,10 +119,12 @@ class Proxy:
     ) -> None:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             while data := await reader.read(1 << 16):
-                while direction in link.held:
+                link.delayed += link.held[direction] > 0
+                while link.held[direction] > 0:
                     await asyncio.sleep(0.02)
                 if direction == REPLIES and link.cut > 0:
                     link.cut -= 1
+                    link.swallowed += 1
                     if link.torn:
                         writer.write(data[: len(data) // 2])
                     break

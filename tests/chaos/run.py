@@ -13,6 +13,7 @@ from jobmill.client import Client
 from jobmill.errors import JobmillError
 from jobmill.ledger import listing
 from tests.chaos.checker import ENDED, Findings, Told, check
+from tests.chaos.evidence import now
 from tests.chaos.faults.fault import Fault
 from tests.chaos.nemesis import Nemesis
 from tests.chaos.users import Users
@@ -37,6 +38,7 @@ class Result:
     injected: dict[str, int] = field(default_factory=dict)
     findings: Findings = field(default_factory=Findings)
     seconds: float = 0.0
+    missed: int = 0  # faults that found nothing to hit, and are not counted
     settled: float = 0.0  # seconds from the last fault to rest
     looks: int = 0  # at the record, while it ran
 
@@ -51,6 +53,7 @@ class Result:
             "runs": found.runs,
             "faults": sum(self.injected.values()),
             "injected": dict(sorted(self.injected.items())),
+            "missed": self.missed,
             **{kind: len(sentences) for kind, sentences in found.sentences().items()},
             "told_lost": found.told_lost,
             "states": dict(sorted(found.states.items())),
@@ -82,31 +85,52 @@ def run(
     plans = [job.plan for job in work]
     nemesis = Nemesis(world, faults, count=injections, seed=seed)
     users = Users(world, work, seed=seed)
-    watcher = Watcher(world, [plan.job_id for plan in plans], seed)
-    watcher.start()
-    users.start()
-    _until_busy(world)
-    nemesis.start()
-    while nemesis.busy or users.busy:
-        time.sleep(0.5)
-        tell(f"{len(users.acknowledged)}/{count} submitted, {sum(nemesis.injected.values())}/{injections} faults")
-    nemesis.stop()
-    users.stop()
-    calm = time.monotonic()
-    told = _until_ended(world, sorted(users.acknowledged), tell, patience)
-    at_rest = _until_rest(world, min(patience, REST))
-    result.settled = time.monotonic() - calm
-    watcher.stop()
+    watcher = Watcher(world, plans, seed)
+    try:
+        watcher.start()
+        users.start()
+        _until_busy(world)
+        nemesis.start()
+        while nemesis.busy or users.busy:
+            time.sleep(0.5)
+            tell(f"{len(users.acknowledged)}/{count} submitted, {sum(nemesis.injected.values())}/{injections} faults")
+        nemesis.stop()
+        users.stop()
+        calm = time.monotonic()
+        told = _until_ended(world, sorted(users.acknowledged), tell, patience)
+        at_rest = _until_rest(world, min(patience, REST))
+        result.settled = time.monotonic() - calm
+    finally:  # also when somebody interrupts us: nothing is broken or started any more when the world is closed
+        nemesis.stop()
+        users.stop()
+        watcher.stop()
     result.acknowledged = len(users.acknowledged)
     result.injected = dict(nemesis.injected)
+    result.missed = nemesis.missed
     result.looks = watcher.looks
-    lines = world.lines()
-    found = check(plans, users.acknowledged, lines, told, world.limits, may_lose=nemesis.loses)
+    lines, losses = world.lines(), nemesis.losses
+    found = check(
+        plans,
+        users.acknowledged,
+        lines,
+        told,
+        world.limits,
+        may_lose=bool(losses),
+        losses=losses,
+        answers=users.answers,
+    )
     found.over_capacity += watcher.over_capacity.values()
+    found.doubled += watcher.doubled.values()
     found.fences += watcher.backwards
     found.leaked += at_rest
+    found.leaked += [f"mended by a worker: {line}" for line in world.repairs()]
     found.leaked += world.leaks(within=20)
-    found.crashed += [*world.crashed, *(f"traceback: {line}" for line in world.tracebacks()), *nemesis.failed]
+    found.crashed += [*world.crashed, *(f"traceback: {line}" for line in world.tracebacks())]
+    found.crashed += [*nemesis.failed, *users.failed, *watcher.failed]
+    if result.acknowledged < count:
+        found.crashed.append(f"the users were answered for {result.acknowledged} of {count} jobs")
+    if not result.looks:
+        found.crashed.append("the watcher has seen nothing")
     result.findings = found
     result.seconds = time.monotonic() - began
     return result
@@ -140,16 +164,19 @@ def _told(client: Client, job_id: str) -> Told | None:
     if not rows:
         return None
     row, end = rows[0], rows[0].exit
-    earlier = [
-        {"run": r["run"], "reason": r.get("reason") or r.get("exit", {}).get("reason")} for r in client.runs(job_id)
-    ]
+    boot = time.time() - now()
     return Told(
         state=str(row.state),
         run=row.run,
         exit_value=end.get("exit_value"),
         term_sig=end.get("term_sig"),
         reason=end.get("reason"),
-        earlier=earlier,
+        exit_status=end.get("exit_status"),
+        ended=row.times["ended"] - boot if "ended" in row.times else None,
+        earlier=[
+            {"run": r["run"], "reason": r.get("reason"), "ended": r["time"] - boot} | r.get("exit", {})
+            for r in client.runs(job_id)
+        ],
     )
 
 
@@ -160,6 +187,8 @@ def _until_rest(world: World, patience: float) -> list[str]:
     while found and time.monotonic() < deadline:
         try:
             found = violations(world.redis, at_rest=True) + [f"the cluster has {it}" for it in world.strays()]
+            refused = (entry.partition(b"\n")[0].decode() for entry in world.redis.lrange("Dead_Queue", 0, -1))
+            found += [f"refused, though every job is good: {header}" for header in refused]
         except (RedisError, OSError):
             found = ["the server did not answer"]
         time.sleep(0.25)

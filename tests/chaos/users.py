@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from jobmill.errors import JobmillError
 from jobmill.jobs.spec import JobSpec
 from jobmill.ledger import listing
+from tests.chaos.evidence import now
 from tests.chaos.workload import Job
 from tests.chaos.world import World
 
@@ -23,7 +24,8 @@ class Users:
     def __init__(self, world: World, jobs: Sequence[Job], *, seed: int) -> None:
         self.acknowledged: set[str] = set()
         self.sent: set[str] = set()
-        self.cancelled: set[str] = set()
+        self.answers: dict[str, tuple[str, float]] = {}  # job -> what its cancel was answered, and when (since boot)
+        self.failed: list[str] = []  # a fault of this program
         self._world, self._jobs = world, jobs
         self._draw = random.Random(f"users {seed}")
         self._over = threading.Event()
@@ -42,9 +44,16 @@ class Users:
     def stop(self) -> None:
         """Submit nothing more."""
         self._over.set()
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
 
     def _serve(self) -> None:
+        try:
+            self._submit_all()
+        except Exception as error:  # told at the end, and the run counts as failed
+            self.failed.append(f"users: {error!r}")
+
+    def _submit_all(self) -> None:
         left = list(self._jobs)
         while (left or self._wishes) and not self._over.is_set():
             if left and self._in_line() < AHEAD:
@@ -79,8 +88,8 @@ class Users:
     def _cancel(self, job_id: str) -> None:
         while not self._over.is_set():
             try:
-                self._world.client.cancel([job_id], why="changed my mind", who="users")
-                self.cancelled.add(job_id)
+                answer = self._world.client.cancel([job_id], why="changed my mind", who="users")
+                self.answers[job_id] = answer[job_id], now()
                 return
             except JobmillError:
                 self._over.wait(0.1)

@@ -109,7 +109,7 @@ def timed(draw: random.Random, job_id: str, body: Body, _: list[Job]) -> Job:
     """Runs into its walltime."""
     spec = {"id": job_id, "resources": {"walltime": "1s"}, **body.of(60)}
     may, reasons = frozenset({"failed"}), frozenset({"timeout"})
-    return Job(spec=spec, plan=Plan(job_id=job_id, holds=_holds(), may=may, reasons=reasons))
+    return Job(spec=spec, plan=Plan(job_id=job_id, holds=_holds(), may=may, reasons=reasons, starts=True))
 
 
 def cancelled(draw: random.Random, job_id: str, body: Body, _: list[Job]) -> Job:
@@ -127,7 +127,8 @@ def dependent(draw: random.Random, job_id: str, body: Body, before: list[Job]) -
     after = draw.choice(["ok", "any"])
     spec = {"id": job_id, "depends_on": waits_for, "after": after, **body.of(body.some(draw))}
     may = frozenset({"done"}) if after == "any" else frozenset({"done", "not_run"})
-    return Job(spec=spec, plan=Plan(job_id=job_id, holds=_holds(), may=may))
+    waits = tuple(waits_for)
+    return Job(spec=spec, plan=Plan(job_id=job_id, holds=_holds(), may=may, waits_for=waits, after=after))
 
 
 Sort = Callable[[random.Random, str, Body, list[Job]], Job]

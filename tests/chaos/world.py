@@ -35,6 +35,13 @@ LEASE = 5.0  # seconds: the least that the configuration allows, so that a run i
 SLOTS = 4
 ANN = 2  # jobs of the user ann at once
 MIB = 400  # of the spool's disk, and of the server's
+REPAIRS = (
+    "members that do not hold it",
+    "had no list entry",
+    "entry of Exit_Queue",
+    "runner did not understand",
+    "entry broke its reader",
+)
 
 
 class World:
@@ -50,12 +57,31 @@ class World:
         server: Path | None = None,
         plant: Callable[[Path], None] | None = None,
     ) -> None:
-        """``system``: local or fake; ``disks``: None: where this user may mount; ``server``: another server program;
+        """Make folders, disks and links, and start the server.
+
+        ``system``: local or fake; ``disks``: None: where this user may mount; ``server``: another server program;
         ``plant``: changes the copy of the package that the workers run."""
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-"))
+        try:
+            self._make(system, seed, starters, disks, server, plant)
+        except BaseException:
+            if self.server is not None:
+                self.server.stop()
+            self._remove()
+            raise
+
+    def _make(
+        self,
+        system: str,
+        seed: int,
+        starters: int,
+        disks: bool | None,
+        server: Path | None,
+        plant: Callable[[Path], None] | None,
+    ) -> None:
         self.system = system
         self.draw = random.Random(f"world {seed}")
-        self.server_disk = self.spool_disk = None
+        self.record = ""  # its identity, once it has one
         if available() if disks is None else disks:
             self.server_disk = Disk(self.folder / "state", MIB)
             self.spool_disk = Disk(self.folder / "spool", MIB)
@@ -95,6 +121,10 @@ class World:
             f"state: {self.folder / 'state'}\nspool: {self.spool}\nsystems: {{{system}}}\n"
             f"capacities: {{User:ann: {ANN}}}\nlimits: {{lease: {LEASE:g}s}}\n"
         )
+
+    server_disk: Disk | None = None
+    spool_disk: Disk | None = None
+    server: EmbeddedServer = None  # type: ignore[assignment]  # from the constructor's middle on
 
     @property
     def limits(self) -> Mapping[str, int]:
@@ -139,8 +169,8 @@ class World:
                     status = worker.poll()
                     if status is None:
                         continue
-                    if status >= 0:
-                        self.crashed.append(f"{name}[{worker.pid}] exited with status {status}")
+                    if status != -signal.SIGKILL:
+                        self.crashed.append(f"{name}[{worker.pid}] ended with status {status}")
                     self._spawn(name)
 
     def _keep_server(self) -> None:
@@ -163,7 +193,7 @@ class World:
         ``lose_unsynced``: what was written to the spool in the last so many seconds may be gone, wholly or in part.
         """
         with self.keeping:
-            record = self._identity()
+            record = self.identity()
             mine = [*self.pids("guard"), *self.pids("runner"), *(w.pid for w in self.workers.values())]
             for pid in mine:  # first those who might see others die
                 processes.send(pid, signal.SIGKILL)
@@ -196,14 +226,15 @@ class World:
                 elif fate == "gone":
                     path.unlink()
 
-    def _identity(self) -> str:
+    def identity(self) -> str:
+        """Return the record's identity; empty as long as there is none."""
         with contextlib.suppress(JobmillError):
-            return self.direct.record.identity()
-        return ""
+            self.record = self.record or self.direct.record.identity()
+        return self.record
 
     def leaks(self, within: float) -> list[str]:
         """Stop the workers warm; return the processes that are left of the pipeline or of its jobs after a while."""
-        record = self._identity()
+        record = self.identity()
         self._over.set()
         self._keeper.join(10)
         for worker in self.workers.values():
@@ -236,9 +267,10 @@ class World:
             if it.started is not None:
                 begin = Line(kind="start", job_id=job_id, run=int(run), how=how, at=it.started, pid=it.number)
                 found.append(((it.started, 1, it.number, 0), begin))
-                if it.ended is not None and not it.killed and not it.over:  # ends make room for starts of their moment
+                if it.ended is not None:  # ends make room for starts of their moment
                     moment = (it.ended, int(it.ended == it.started), it.number, 1)
-                    found.append((moment, replace(begin, kind="end", at=it.ended)))
+                    kind = "killed" if it.killed or it.over else "end"
+                    found.append((moment, replace(begin, kind=kind, at=it.ended)))
         return [line for _, line in sorted(found, key=lambda one: one[0])]
 
     def started(self) -> int:
@@ -251,10 +283,27 @@ class World:
         """Return what the cluster still has."""
         return [] if self.cluster is None else [f"{it.token} ({it.state})" for it in self.cluster.look().alive.values()]
 
+    def log_size(self) -> int:
+        """Return how much the workers have logged, bytes."""
+        return self.log.stat().st_size if self.log.exists() else 0
+
+    def logged(self, since: int = 0) -> str:
+        """Return what the workers have logged since it was so large."""
+        if not self.log.exists():
+            return ""
+        with self.log.open("rb") as log:
+            log.seek(since)
+            return log.read().decode(errors="replace")
+
+    def repairs(self) -> list[str]:
+        """Return the log lines of a worker that mended, or threw away, what should never have been wrong."""
+        return [line for line in self.logged().splitlines() if any(words in line for words in REPAIRS)]
+
     def tracebacks(self) -> list[str]:
-        """Return the last line of every traceback that a process wrote."""
+        """Return the last line of every traceback that a process wrote; guards and runners have files of their own."""
         found, inside = [], False
-        for line in self.log.read_text(errors="replace").splitlines() if self.log.exists() else ():
+        texts = [self.logged(), *(f.read_text(errors="replace") for f in self.spool.glob("guards/*/errors"))]
+        for line in "\n".join(texts).splitlines():
             if "Traceback (most recent call last)" in line:
                 inside = True
             elif inside and line and not line.startswith((" ", "\t")):
@@ -272,7 +321,7 @@ class World:
         self._over.set()
         with contextlib.suppress(RuntimeError):
             self._keeper.join(10)
-        record = self._identity()
+        record = self.identity()
         for worker in self.workers.values():
             processes.send(worker.pid, signal.SIGCONT)
             worker.kill()
@@ -287,8 +336,10 @@ class World:
         self.client.close()
         self.direct.close()
         self.points.close()
-        if keep:
-            return
+        if not keep:
+            self._remove()
+
+    def _remove(self) -> None:
         for disk in (self.server_disk, self.spool_disk):
             if disk is not None:
                 disk.unmount()

@@ -1,21 +1,22 @@
 -- Ends of runs: ARGV = process, queue, turn ('' where no list stands behind), entries to drop from the private list,
--- then 6 values a job: id, run, state, exit (JSON), retry in (ms; '' none), wall time (ms; '' unknown).
+-- then 7 values a job: id, run, state, exit (JSON), retry in (ms; '' none), wall time (ms; '' unknown), '1' where this
+-- holds only as long as nobody has committed the launch ('' otherwise): from `starting` alone.
 -- Any live state of the same run will do: an end may come before its commit (law 4). A retry belongs to the end of
 -- its run (law 10): the record is kept, the job goes to `later` as the next run.
 -- Answer: 'ended' | 'later' | 'again' (ended before) | 'stale' an entry.
 local process, queue, turned, drop = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
-local n, told, rung = (#ARGV - 4) / 6, {}, {}
+local n, told, rung = (#ARGV - 4) / 7, {}, {}
 local walls, counts, systems = {}, {}, {}
 frees()
 for e = 1, n do
-  local a = 4 + (e - 1) * 6
+  local a = 4 + (e - 1) * 7
   local j = read(ARGV[a + 1])
   local state, exit, again = ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   if not j or j.run ~= ARGV[a + 2] then
     told[e] = 'stale'
   elseif ENDED[j.state] then
     told[e] = 'again'
-  elseif not can(j, state) then
+  elseif not can(j, state) or (ARGV[a + 7] == '1' and j.state ~= 'starting') then
     told[e] = 'stale'
   else
     systems[j.system] = true

@@ -24,6 +24,8 @@ class Fault:
     name: str
     inject: Inject
     loses: bool = False  # after it some ends cannot be known: they are told as lost
+    forgets: float = 0.0  # seconds before it of which something may be gone as well
+    kills: str = ""  # guard or runner: together, or the runner of a dead guard, they take ends with them
     systems: frozenset[str] = frozenset({"local", "fake"})  # that it makes sense for
     disk: bool = False  # needs disks of limited size
     weight: int = 2  # how often it is drawn

@@ -19,14 +19,14 @@ def _link(world: World, draw: random.Random) -> Link:
 def cut(world: World, draw: random.Random, hold: Hold) -> None:
     """Commands are executed and their replies cut: nobody hears that it was done."""
     link = _link(world, draw)
-    count = draw.randint(1, 4)
-    world.proxy.cut(link, count, torn=draw.random() < 0.3)
+    before = link.swallowed
+    world.proxy.cut(link, draw.randint(1, 4), torn=draw.random() < 0.3)
     for _ in range(20):
         hold(0.1)
         if link.cut == 0:
-            return
-    world.proxy.heal(link)
-    if link.cut == count:
+            break
+    world.proxy.uncut(link)
+    if link.swallowed == before:
         raise Missed
 
 
@@ -41,11 +41,14 @@ def reset(world: World, draw: random.Random, hold: Hold) -> None:
 def _blackhole(direction: str) -> Fault:
     def inject(world: World, draw: random.Random, hold: Hold) -> None:
         link = _link(world, draw)
+        before = link.delayed
         world.proxy.hold(link, direction)
         try:
             hold(DEAF + draw.uniform(0, 4))
         finally:
-            world.proxy.heal(link)
+            world.proxy.heal(link, direction)
+        if link.delayed == before:
+            raise Missed
 
     inject.__doc__ = f"The {direction} of one process pass no more for {DEAF:g} s and longer, and arrive late."
     return Fault(name=f"blackhole-{direction}", inject=inject, weight=2)
@@ -54,11 +57,14 @@ def _blackhole(direction: str) -> Fault:
 def clock(world: World, draw: random.Random, hold: Hold) -> None:
     """The clock of one kind of process is an hour off, for a while."""
     role = draw.choice(["manager", "starter", "fetcher", "janitor", "guard", "runner"])
+    before = world.points.misread(role)
     world.points.offset(role, draw.choice([-HOUR, HOUR]))
     try:
         hold(draw.uniform(1, 4))
     finally:
         world.points.offset(role, 0.0)
+    if world.points.misread(role) == before:  # it has not looked at it, or never does
+        raise Missed
 
 
 FAULTS = (

@@ -28,7 +28,7 @@ def _kill(role: str) -> Fault:
 
     inject.__doc__ = f"SIGKILL of a {role}."
     systems = frozenset({"local"}) if role in ("guard", "runner") else frozenset({"local", "fake"})
-    return Fault(name=f"kill-{role}", inject=inject, systems=systems, weight=3)
+    return Fault(name=f"kill-{role}", inject=inject, systems=systems, weight=3, kills=role)
 
 
 def _freeze(role: str) -> Fault:
@@ -77,7 +77,7 @@ def _crash(role: str) -> Fault:
 
     inject.__doc__ = f"SIGKILL of a {role} exactly between two of its steps."
     systems = frozenset({"local"}) if role in ("guard", "runner") else frozenset({"local", "fake"})
-    return Fault(name=f"crash-{role}", inject=inject, systems=systems, weight=3)
+    return Fault(name=f"crash-{role}", inject=inject, systems=systems, weight=3, kills=role)
 
 
 def freeze_point(world: World, draw: random.Random, hold: Hold) -> None:

@@ -31,7 +31,8 @@ def script_flush(world: World, draw: random.Random, hold: Hold) -> None:
 
 def client_kill(world: World, draw: random.Random, hold: Hold) -> None:
     """The server ends every connection."""
-    _now(world, lambda redis: redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"))
+    if not _now(world, lambda redis: redis.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")):
+        raise Missed
 
 
 def client_pause(world: World, draw: random.Random, hold: Hold) -> None:
@@ -43,27 +44,40 @@ def client_pause(world: World, draw: random.Random, hold: Hold) -> None:
 
 def maxmemory(world: World, draw: random.Random, hold: Hold) -> None:
     """The server is full (maxmemory, noeviction) for up to 4 s."""
+    before = _refused(world)
     _now(world, lambda redis: redis.config_set("maxmemory", max(1, int(redis.info("memory")["used_memory"]) - 1)))
     try:
         hold(draw.uniform(0.5, 4))
+        hit = _refused(world) != before
     finally:
         _again(world, hold, lambda redis: redis.config_set("maxmemory", 0))
+    if not hit:
+        raise Missed
 
 
 def append_disk(world: World, draw: random.Random, hold: Hold) -> None:
     """The disk of the append file is full for up to 3 s: the server ends rather than lie."""
     assert world.server_disk is not None
+    before = world.server.pid
     world.server_disk.fill()
     try:
         hold(draw.uniform(0.5, 3))
+        hit = world.server.pid != before
     finally:
         world.server_disk.free()
+    if not hit:
+        raise Missed
 
 
-def _now(world: World, act: Callable[[Redis], object]) -> None:
+def _refused(world: World) -> object:
+    """Return how many commands the server has refused for want of memory."""
+    return _now(world, lambda redis: redis.info("errorstats").get("errorstat_OOM"))
+
+
+def _now(world: World, act: Callable[[Redis], object]) -> object:
     """Do something on the server, which another fault may keep away."""
     try:
-        act(world.redis)
+        return act(world.redis)
     except RedisError:
         raise Missed from None
 

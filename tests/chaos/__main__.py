@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.chaos.disk import available
+from tests.chaos.faults.fault import Fault
 from tests.chaos.nemesis import FAULTS, usable
 from tests.chaos.run import Result, run
 from tests.chaos.world import World
@@ -71,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0 if all(result.findings.clean for result in results) else 1
 
 
-def one_round(given: argparse.Namespace, seed: int, faults: Sequence, console: Console) -> Result:  # type: ignore[type-arg]
+def one_round(given: argparse.Namespace, seed: int, faults: Sequence[Fault], console: Console) -> Result:
     """Run one seed on a pipeline of its own."""
     world = World(system=given.system, seed=seed)
     clean = False

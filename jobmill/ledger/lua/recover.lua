@@ -12,9 +12,9 @@ if call('EXISTS', known) == 1 and not call('HGET', known, 'evicted') then call('
 local moved, left = 0, 0
 for i = 4, #ARGV do
   local mine, queue = P .. ARGV[i] .. ':taken:' .. process, P .. ARGV[i]
-  local last = call('HMGET', known, 'turn:' .. ARGV[i], 'hand:' .. ARGV[i])
-  local turned, hand = (last[2] or ''):match('^(%d+) (%d+)$')
-  hand = turned == (last[1] or '0') and tonumber(hand) or 0 -- what it was at when it died; the rest was not read yet
+  local took = call('HMGET', known, 'turn:' .. ARGV[i], 'hand:' .. ARGV[i])
+  local turned, hand = (took[2] or ''):match('^(%d+) (%d+)$')
+  hand = turned == (took[1] or '0') and tonumber(hand) or 0 -- what it was at when it died; the rest was not read yet
   for _ = 1, 250 do
     local entry = call('LINDEX', mine, -1)
     if not entry then break end

@@ -15,7 +15,6 @@ JobmillError
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 
 
@@ -77,5 +76,7 @@ class Evicted(TransientError):
 
 def nearest(word: str, known: Iterable[str]) -> str:
     """Return `` (did you mean 'x'?)`` for the known name nearest to ``word``, else an empty string."""
+    import difflib  # only a wrong word needs it
+
     match = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.6)
     return f" (did you mean '{match[0]}'?)" if match else ""

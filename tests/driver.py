@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 
-from jobmill.ledger import admission, capacity, ending, launch, poll
+from jobmill.ledger import admission, capacity, ending, launch, poll, upkeep
 from jobmill.ledger.admission import Entry, Refusal
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record
@@ -101,6 +101,14 @@ class Driver:
 
     def claim(self, count: int = 250, lease: float = 30) -> list[poll.Due]:
         return poll.claim(self.record, self.suffix, count, lease)
+
+    def reconcile(self, *sets: str) -> dict[str, list[str]]:
+        """Recount sets; return the members that had to leave, by set."""
+        repaired: dict[str, list[str]] = {}
+        for page in upkeep.reconcile(self.record, sets):
+            if page.gone:
+                repaired.setdefault(page.name, []).extend(page.gone)
+        return repaired
 
     def state(self, job_id: str) -> str:
         value = self.client.hget(self.record.keys.job(job_id), "state")

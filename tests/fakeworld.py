@@ -111,7 +111,7 @@ class World:
 
     def due(self) -> None:
         """Let everything that waits for a time be due."""
-        for queue in ("Later", "Running_Queue"):
+        for queue in ("Later", "Running_Queue", "Polls"):
             for job_id in self.redis.zrange(queue, 0, -1):
                 self.redis.zadd(queue, {job_id: 0})
 
@@ -139,7 +139,7 @@ class World:
     def state(self, job_id: str) -> tuple[str, int]:
         """Return state and run."""
         facts = self.facts(job_id)
-        return facts["state"], int(facts["run"])
+        return facts["state"], int(facts.get("run", 1))
 
     def ended(self, *job_ids: str) -> bool:
         return all(self.state(i)[0] in ("done", "failed", "cancelled", "lost", "not_run") for i in job_ids)

@@ -104,12 +104,12 @@ def violations(
         }.get(state, f"Running_Queue{suffix}" if state in POLLED else f"Jobs:{state}")
         if places != ([expected] if expected else []):
             found.append(f"{job_id} is {state} and stands in {places}, not in {expected}")
-        valid = [e for e in entries[job_id] if str(e["fence"]) == job["fence"] and str(e["run"]) == job["run"]]
+        valid = [e for e in entries[job_id] if str(e["fence"]) == job.get("fence") and str(e["run"]) == job.get("run")]
         if state == "granted" and len(valid) != 1:
             found.append(f"{job_id} is granted with {len(valid)} valid list entries")
-        if state not in HOLDING and "holds" in job:
+        if state not in HOLDING and job.get("holds"):
             found.append(f"{job_id} is {state} and holds {job['holds']}")
-        if state in HOLDING and "holds" not in job:
+        if state in HOLDING and not job.get("holds"):
             found.append(f"{job_id} is {state} and holds nothing")
         if "full" in job and state != "waiting":
             found.append(f"{job_id} is {state} and marked as waiting for {job['full']}")

@@ -17,7 +17,7 @@ from tests.chaos.points import Points
 from tests.chaos.sweep import Sweep
 
 PROCESSES = {
-    "manager": ("manager.manager:", "manager.intake:"),
+    "manager": ("manager.manager:", "manager.doorway:", "manager.intake:"),
     "starter": ("starter.starter:", "systems.guard_channel:"),
     "fetcher": ("fetcher.fetcher:",),
     "janitor": ("fetcher.janitor:", "ledger.upkeep:"),
@@ -27,7 +27,7 @@ PROCESSES = {
     "the fake system": ("systems.fake:", "systems.fake_cluster:"),
 }
 DEATHS = (  # one of each process: what a law leans on
-    ("manager", "ledger.admission:admit:member.record.run", "plain"),
+    ("manager", "manager.doorway:Doorway.admit:member.record.send", "plain"),
     ("starter", "ledger.launch:begin:member.record.run", "plain"),
     ("starter", "starter.starter:Starter._release:launch.commit", "fake"),
     ("runner", "systems.spawn:start:_spawn", "plain"),

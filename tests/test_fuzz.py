@@ -24,8 +24,8 @@ from jobmill.jobs.unfit import MAX_VALUES
 from jobmill.ledger import admission
 from jobmill.ledger.admission import Entry, Refusal
 from jobmill.ledger.record import BATCH, Record
-from jobmill.manager import manager
-from jobmill.manager.manager import SPLIT, _pieces
+from jobmill.manager import doorway, manager
+from jobmill.manager.doorway import SPLIT, pieces
 from jobmill.rules.dispatcher import Choice, Dispatcher
 from tests.fuzz import claims, lists
 from tests.fuzz.claims import check, intake
@@ -140,7 +140,7 @@ def test_a_long_stream_is_split_into_its_documents_without_a_change() -> None:
     texts, steps = [text], 0
     while len(texts) < 3 * SPLIT + 7:
         documents = [load(piece.encode(), limit=MIB) for piece in texts]
-        texts = [piece for found in documents for piece in _pieces([document.entry for document in found])]
+        texts = [piece for found in documents for piece in pieces([document.entry for document in found])]
         steps += 1
     assert steps == 2 and "".join(texts) == text
     assert {load(piece.encode(), limit=MIB)[0].data["command"] for piece in texts} == {"x\n\n"}
@@ -208,12 +208,13 @@ def test_garbage_in_another_list_is_passed_over(pipeline: Pipeline, queue: str) 
 
 def test_a_batch_that_takes_long_to_read_is_admitted_in_parts(valkey: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """In between there are heartbeats: a manager that reads for longer than its lease counts as dead."""
-    monkeypatch.setattr(manager, "PATIENCE", 0.0)
+    monkeypatch.setattr(doorway, "PATIENCE", 0.0)
+    monkeypatch.setattr(doorway, "SHIFT", 0.0)
     driver = Driver(Record(valkey.url))
     works = manager.Manager(driver.record, claims.CONFIG)
     works.enter(driver.manager)
     driver.push(*[f"id: j{n}\ncommand: x\nhold: true" for n in range(3)])
     for n in range(3):
-        assert works.ring("Job_Queue") == (BATCH if n < 2 else 1)  # a whole batch: look again at once
+        assert works.ring("Job_Queue") == BATCH  # a whole batch: look again at once
         assert len(driver.where("Jobs:held")) == n + 1
     assert works.ring("Job_Queue") == 0

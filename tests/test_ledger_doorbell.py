@@ -14,9 +14,12 @@ from conftest import Server
 from driver import Driver
 from servers import locate
 
-from jobmill.errors import ServerUnavailable
+from jobmill.errors import Evicted, ServerUnavailable
 from jobmill.ledger import admission, connection, doorbell
+from jobmill.ledger.admission import Batch
 from jobmill.ledger.doorbell import Doorbell
+from jobmill.ledger.exchange import Call
+from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record
 
 
@@ -25,13 +28,17 @@ def driver(server: Server) -> Driver:
     return Driver(Record(server.url))
 
 
+def taking(member: Membership) -> Call[Batch]:
+    return admission.taking(member, "Job_Queue", 250)
+
+
 def ready(bell: Doorbell, seconds: float) -> bool:
     return bool(select.select([bell.fileno()], [], [], seconds)[0])
 
 
 @pytest.fixture
 def bell(driver: Driver) -> Iterator[Doorbell]:
-    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name)
+    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name, taking(driver.manager))
     yield bell
     bell.drop()
 
@@ -69,22 +76,23 @@ def test_it_wakes_for_what_was_there_before(driver: Driver, bell: Doorbell) -> N
     driver.push("x", "y")
     bell.arm()
     assert ready(bell, 1)
-    assert bell.answer()
-    assert driver.where("Job_Queue") == ["y"]
+    batch = bell.answer()
+    assert batch is not None and list(batch.entries) == [b"x", b"y"]  # the look that travels with the move takes more
+    assert driver.where("Job_Queue") == []
 
 
 def test_it_times_out_and_is_armed_again(driver: Driver, bell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doorbell, "BLOCK", 0.1)
-    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name)
+    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name, taking(driver.manager))
     bell.arm()
     bell.arm()  # one move under way is enough
     assert ready(bell, 2)
-    assert bell.answer() is False
+    assert bell.answer() is None
     assert not bell.armed
     bell.arm()
     driver.push("x")
     assert ready(bell, 2)
-    assert bell.answer() is True
+    assert bell.answer()
     assert not ready(bell, 0.05)
     bell.drop()
 
@@ -120,8 +128,28 @@ def test_a_connection_that_was_cut_is_told_and_armed_anew(driver: Driver, bell: 
     assert bell.answer()
 
 
+def test_a_server_that_has_forgotten_the_script_is_asked_again(driver: Driver, bell: Doorbell) -> None:
+    bell.arm()
+    driver.client.script_flush()
+    driver.push("x")
+    assert ready(bell, 1)
+    batch = bell.answer()
+    assert batch is not None and list(batch.entries) == [b"x"]
+
+
+def test_who_was_declared_dead_is_told_and_takes_nothing_more(driver: Driver, bell: Doorbell) -> None:
+    bell.arm()
+    driver.client.hset(f"Process:{driver.manager.name}", "evicted", "1")
+    driver.push("x", "y")
+    assert ready(bell, 1)
+    with pytest.raises(Evicted):
+        bell.answer()
+    assert driver.where("Job_Queue") == ["y"]
+
+
 def test_arming_without_a_server_is_told(tmp_path: Path) -> None:
-    bell = Doorbell(Record(f"unix://{tmp_path}/none"), "Job_Queue", "p")
+    record = Record(f"unix://{tmp_path}/none")
+    bell = Doorbell(record, "Job_Queue", "p", taking(Membership(record=record, role="manager", name="p")))
     with pytest.raises(ServerUnavailable):
         bell.arm()
     assert not bell.armed
@@ -143,7 +171,9 @@ def test_a_server_that_sleeps_makes_it_overdue_and_then_it_is_dropped(
             time.sleep(0.01)
         record = Record(url, client=connection.connect(url, timeout=0.3))
         record.ping()
-        bell = Doorbell(record, "Job_Queue", "p")
+        member = Membership(record=record, role="manager")
+        member.register()
+        bell = Doorbell(record, "Job_Queue", member.name, taking(member))
         bell.arm()
         process.send_signal(signal.SIGSTOP)
         assert not bell.overdue()

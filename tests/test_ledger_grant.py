@@ -104,7 +104,7 @@ def test_an_end_rings_when_somebody_waits_for_room(driver: Driver) -> None:
 
 @pytest.mark.parametrize("freed", ["cancel", "hold", "abort", "limit", "no limit", "reconcile"])
 def test_whatever_makes_room_rings_and_lets_the_full_return(driver: Driver, freed: str) -> None:
-    from jobmill.ledger import launch, upkeep
+    from jobmill.ledger import launch
 
     driver.apply({"User:ann": 1})
     if freed == "reconcile":
@@ -127,7 +127,7 @@ def test_whatever_makes_room_rings_and_lets_the_full_return(driver: Driver, free
     elif freed == "no limit":
         driver.apply({"User:ann": None})
     else:
-        assert upkeep.reconcile(driver.record, ["User:ann"]) == {"User:ann": ["ghost"]}
+        assert driver.reconcile("User:ann") == {"User:ann": ["ghost"]}
     assert "" in driver.where("Result_Queue")
     assert driver.grant() == 1
     assert driver.state("b") == "granted"

@@ -9,7 +9,7 @@ from conftest import Server
 from driver import Driver, spec
 from laws import dump, violations
 
-from jobmill.ledger import admission, ending, launch, listing, membership, script, upkeep, wish
+from jobmill.ledger import admission, ending, launch, listing, membership, polls, script, upkeep, wish
 from jobmill.ledger.record import Record
 
 PREFIX = "{jm}:"
@@ -21,6 +21,8 @@ def life(driver: Driver) -> None:
     driver.admit("big", needs="LocalJobs User:ann local.cpus=2")
     driver.start("a", "b", "c", needs="LocalJobs User:ann local.cpus=2", notify=["ended"])
     driver.claim()
+    polls.take(driver.record, "local", "", lease=30, patience=2)
+    polls.left(driver.record, driver.suffix, "local", polls.ALL, 250)
     ending.push(driver.record, driver.lane, ["{}"])
     batch = admission.take(driver.fetcher, "Exit_Queue" + driver.suffix, 250)
     end = ending.RunEnd(job_id="a", run=1, state="done", exit='{"evidence":"r"}', wall=1)
@@ -44,7 +46,7 @@ def life(driver: Driver) -> None:
     membership.recover(driver.record, driver.starter.name, ["Granted_Queue" + driver.suffix], proved=True)
     driver.starter.register()
     upkeep.regrant(driver.record, ["b", "c", "d", "big"], 0)
-    upkeep.reconcile(driver.record, ["LocalJobs", "User:ann"])
+    driver.reconcile("LocalJobs", "User:ann")
     upkeep.prune(driver.record, 0)
     driver.manager.beat("1")
     driver.manager.leave(["Job_Queue"])

@@ -55,7 +55,7 @@ def bring(driver: Driver, state: str) -> list[tuple[str, int, int]]:
 @pytest.mark.parametrize("state", STATES)
 def test_cancel_in_every_state(driver: Driver, state: str) -> None:
     launches = bring(driver, state)
-    fence = int(driver.field("a", "fence"))
+    fence = int(driver.field("a", "fence") or 0)
     driver.client.delete("Result_Queue")
     (told,) = wish.cancel(driver.record, ["a"], who="ann", why="typo").values()
     assert violations(driver.client) == []
@@ -98,19 +98,19 @@ def test_cancel_in_every_state(driver: Driver, state: str) -> None:
 @pytest.mark.parametrize("state", STATES)
 def test_hold_and_release_in_every_state(driver: Driver, state: str) -> None:
     bring(driver, state)
-    fence = int(driver.field("a", "fence"))
+    fence = int(driver.field("a", "fence") or 0)
     may = state in ("later", "waiting", "blocked", "full", "granted", "taken")
     told = wish.hold(driver.record, ["a"])["a"]
     assert violations(driver.client) == []
     if not may:
         assert told == state
-        assert int(driver.field("a", "fence")) == fence
+        assert int(driver.field("a", "fence") or 0) == fence
         if state != "held":
             assert wish.unhold(driver.record, ["a"]) == {"a": state}
             return
     else:
         assert told == driver.state("a") == "held"
-        assert int(driver.field("a", "fence")) == fence + 1
+        assert int(driver.field("a", "fence") or 0) == fence + 1
         assert driver.members("User:ann") == driver.members("LocalJobs") == set()
         assert upkeep.wake_due(driver.record) == 0
         driver.grant()
@@ -129,7 +129,7 @@ def test_retry_by_hand_is_a_new_run_of_what_has_ended(driver: Driver, state: str
     told = wish.retry(driver.record, ["a"])["a"]
     if state not in ("done", "failed"):
         assert told == driver.state("a")
-        assert driver.field("a", "run") == "1"
+        assert driver.field("a", "run") in ("", "1")
         assert violations(driver.client) == []
         return
     assert told == "waiting"

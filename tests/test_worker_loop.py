@@ -20,6 +20,7 @@ from jobmill.ledger.record import Record
 
 STUCK = """
 import sys, time
+from jobmill.ledger import admission
 from jobmill.ledger.record import Record
 from jobmill.worker import loop, log
 from jobmill.worker.work import Work
@@ -27,7 +28,9 @@ from jobmill.worker.work import Work
 class Hangs(Work):
     role = "fetcher"
     def queues(self): return ("Exit_Queue",)
-    def ring(self, queue): return 0
+    def enter(self, member): self.member = member
+    def taking(self, queue): return admission.taking(self.member, queue, 1)
+    def ring(self, queue, batch=None): return 0
     def tick(self, now): time.sleep(600)
 
 loop.STUCK = 1.0
@@ -38,6 +41,7 @@ sys.exit(loop.Loop(Record(sys.argv[1]), Hangs()).run())
 CUT = """
 import sys
 from jobmill.errors import ServerUnavailable
+from jobmill.ledger import admission
 from jobmill.ledger.record import Record
 from jobmill.worker import log
 from jobmill.worker.loop import Loop
@@ -56,7 +60,8 @@ class Enters(Work):
     role = "fetcher"
     tries = 0
     def queues(self): return ("Exit_Queue",)
-    def ring(self, queue):
+    def taking(self, queue): return admission.taking(self.member, queue, 1)
+    def ring(self, queue, batch=None):
         print(self.tries, bool(self.member.identity))
         loop._stop = 1
         return 0

@@ -6,4 +6,4 @@ from benchmarks.contender import Contender
 from benchmarks.peers.hyperqueue import HyperQueue
 from benchmarks.peers.xargs import Xargs
 
-PEERS: dict[str, type[Contender]] = {peer.name: peer for peer in (Xargs, HyperQueue)}
+PEERS: dict[str, type[Contender[float]]] = {peer.name: peer for peer in (Xargs, HyperQueue)}

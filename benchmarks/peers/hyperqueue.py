@@ -13,7 +13,7 @@ from benchmarks.peers.environment import provide
 REQUIREMENT = "hyperqueue==0.27.0"
 
 
-class HyperQueue(Contender):
+class HyperQueue(Contender[float]):
     """One server and one worker with two cpus, as its Python package starts them; tasks without stdout and stderr.
 
     The package on PyPI holds server, worker and Python interface, and no ``hq`` program.

@@ -8,7 +8,7 @@ import time
 from benchmarks.contender import COMMAND, SLOTS, Contender, WrongResult
 
 
-class Xargs(Contender):
+class Xargs(Contender[float]):
     """``xargs -P2 -n1 /bin/true`` over N lines; it exits with 123 when any of them did not exit with 0."""
 
     name = "xargs"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-import tempfile
 from pathlib import Path
 
 SOCKET_PATH_LIMIT = 103  # bytes without the final NUL: macOS allows 103, Linux 107 (unix(7), sun_path)
@@ -20,7 +19,11 @@ def socket_path(folder: Path) -> Path:
     if len(os.fsencode(inside)) <= SOCKET_PATH_LIMIT:
         return inside
     name = hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
-    root = Path("/tmp") if os.access("/tmp", os.W_OK) else Path(tempfile.gettempdir())
+    root = Path("/tmp")
+    if not os.access(root, os.W_OK):
+        from tempfile import gettempdir
+
+        root = Path(gettempdir())
     return root / f"jobmill-{os.getuid()}-{name}" / "redis.sock"
 
 

@@ -12,7 +12,6 @@ from jobmill.daemon.server import EmbeddedServer
 from jobmill.daemon.supervisor import Supervisor, running
 from jobmill.daemon.worker import workers
 from jobmill.errors import ConfigError, PermanentError, ServerUnavailable
-from jobmill.ledger.record import Record
 
 
 def serve(config: Config, *, file: Path | None, quiet: bool = False, parent: int | None = None) -> int:
@@ -30,6 +29,8 @@ def serve(config: Config, *, file: Path | None, quiet: bool = False, parent: int
     url = config.redis.url
     server = EmbeddedServer(config.state) if url is None else None
     if url is not None:
+        from jobmill.ledger.record import Record
+
         record = Record(url)
         try:
             record.ping()  # before the workers all say it, each in its own words

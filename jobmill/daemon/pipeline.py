@@ -101,7 +101,7 @@ class _Own:
         """Start it, unless a supervisor of the same folder lives: its pipeline is coming up, or serves."""
         if running(self._config.state) is not None:
             return
-        words = [sys.executable, "-m", "jobmill.scripts.jobmill", "up", "--quiet"]
+        words = [sys.executable, "-P", "-m", "jobmill.scripts.jobmill", "up", "--quiet"]
         if self._chosen is not None:
             words += ["--config", str(self._chosen.absolute())]
         env = os.environ | {"JOBMILL_STATE": str(self._config.state)}

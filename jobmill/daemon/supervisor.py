@@ -27,7 +27,8 @@ from jobmill.daemon.worker import Worker, WorkerProcess, ending, pidfd
 from jobmill.errors import ConfigError, JobmillError, PermanentError, ServerUnavailable
 
 PERMANENT = (ConfigError.exit_code, PermanentError.exit_code)  # a worker says: somebody has to change something
-BLIND = 0.1  # seconds between looks at what no descriptor tells of
+BLIND = 0.1  # seconds between looks at a process that no descriptor tells of
+ECHO = 0.4  # seconds that the terminal may be behind the log
 
 
 class Phase(enum.Enum):
@@ -260,8 +261,10 @@ class Supervisor:
             alive.append(self._server)
             if not self._serving:  # often at first, ever more seldom while it loads for long
                 moments.append(self._clock() + min(0.25, 0.005 + (self._clock() - self._server_started) / 10))
-        if self._journal.echoes or any(one not in self._watched for one in alive):
+        if any(one not in self._watched for one in alive):
             moments.append(self._clock() + BLIND)
+        elif self._journal.echoes:
+            moments.append(self._clock() + ECHO)
         return max(0.0, min(moments) - self._clock()) if moments else None
 
     def _watch(self, one: object, descriptor: int | None) -> None:

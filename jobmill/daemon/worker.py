@@ -22,7 +22,9 @@ class Worker:
 
 def workers(*arguments: str, kinds: Sequence[str] = ("manager", "starter", "fetcher")) -> list[Worker]:
     """Return the pipeline's workers, each by its command with these arguments, by the Python that runs now."""
-    return [Worker(name=kind, argv=(sys.executable, "-m", f"jobmill.scripts.{kind}", *arguments)) for kind in kinds]
+    return [
+        Worker(name=kind, argv=(sys.executable, "-P", "-m", f"jobmill.scripts.{kind}", *arguments)) for kind in kinds
+    ]
 
 
 class WorkerProcess:

@@ -14,17 +14,18 @@ from typing import Any
 
 from jobmill.config import Config
 from jobmill.errors import SystemUnavailable
+from jobmill.fetcher.ends import Ends
 from jobmill.fetcher.janitor import SEALS, Janitor
 from jobmill.fetcher.judge import judge
+from jobmill.fetcher.poller import Poller
 from jobmill.jobs.identifier import ID_PATTERN
-from jobmill.jobs.spec import JobSpec
-from jobmill.jobs.terms import judging_terms
-from jobmill.ledger import admission, ending, launch, listing, poll
+from jobmill.ledger import admission, ending, launch, poll
 from jobmill.ledger.ending import RunEnd
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.poll import Due, Seen
-from jobmill.ledger.record import BATCH, Record, text
+from jobmill.ledger.record import BATCH, Record
 from jobmill.systems import registry
 from jobmill.systems.system import ExecutionSystem, ExitInfo, ExitStatus, Handle, NativeState, Observation
 from jobmill.worker.endpoints import Endpoints
@@ -41,7 +42,7 @@ _ID = re.compile(ID_PATTERN)
 
 
 class Fetcher(Work):
-    """Takes from the Exit_Queue of its lane and polls the lane's Running_Queue."""
+    """Takes from the Exit_Queue of its lane, polls the lane's Running_Queue, and its endpoints."""
 
     role = "fetcher"
 
@@ -51,7 +52,7 @@ class Fetcher(Work):
         self.digest = config.digest
         self._queue = "Exit_Queue" + lane_suffix(lane)
         self._suffix = lane_suffix(lane)
-        self._spool = Path(config.spool)
+        self._ends = Ends(record, Path(config.spool))
         self._systems: dict[str, ExecutionSystem] = {
             name: registry.system_class(s.kind).build(name, s.all_options, config.spool)
             for name, s in config.systems.items()
@@ -61,6 +62,19 @@ class Fetcher(Work):
         self._janitor = Janitor(record, config, lane, self._systems, self._endpoints)
         self._member: Membership | None = None
         self.lease = config.limits.lease  # also of a claimed poll: then another fetcher makes it
+        self._pollers = [
+            Poller(
+                record,
+                self._suffix,
+                system,
+                self._endpoints,
+                self._ends,
+                lease=self.lease,
+                strange=self._janitor.suspect,
+            )
+            for system in self._systems.values()
+            if system.surveys
+        ]
         self._claim_at = 0.0
 
     def queues(self) -> Sequence[str]:
@@ -71,24 +85,30 @@ class Fetcher(Work):
         """Act under this name from now on."""
         self._member = member
 
-    def ring(self, queue: str) -> int:
+    def taking(self, queue: str) -> Call[admission.Batch]:
+        """Take up to one batch."""
+        assert self._member is not None
+        return admission.taking(self._member, self._queue, BATCH)
+
+    def ring(self, queue: str, batch: admission.Batch | None = None) -> int:
         """Finish one batch of pushed ends."""
         assert self._member is not None
-        batch = admission.take(self._member, self._queue, BATCH)
+        batch = batch or self._record.do(self.taking(queue))
         if not batch.entries:
             return 0
         ends: dict[str, RunEnd] = {}
         wished: list[Seen] = []
         sealed: list[tuple[str, int, int | None]] = []
         pushed = [row for entry in batch.entries if (row := _pushed(entry))]
-        facts = self._facts([str(row["id"]) for row in pushed])
-        for row in pushed:
+        facts = poll.facts(self._record, [str(row["id"]) for row in pushed])
+        for row, job in zip(pushed, facts, strict=True):
             job_id, run = str(row["id"]), int(row["run"])
-            wish, retries, seals = facts[job_id]
-            if wish:  # its whole tree has to be proved gone first: the poll does this, now (law 7)
+            if job is None:
+                continue
+            if job.wish:  # its whole tree has to be proved gone first: the poll does this, now (law 7)
                 wished.append(Seen(job_id=job_id, run=run, state="collecting", poll_in=0))
                 continue
-            if row["exit"].get("reason") == "not_started" and seals < SEALS:
+            if row["exit"].get("reason") == "not_started" and job.seals < SEALS:
                 sealed.append((job_id, run, None))
                 continue
             try:
@@ -97,38 +117,26 @@ class Fetcher(Work):
                     run,
                     row["exit"],
                     terms=row.get("judge") or {},
-                    folder=self._folder(job_id, run),
-                    retries=retries,
+                    folder=self._ends.folder(job_id, run),
+                    retries=job.retries,
                 )
             except (ValueError, TypeError, AttributeError, OverflowError) as error:  # no starter wrote this
                 logger.error("an entry of Exit_Queue cannot be judged: %s", error, extra={"id": job_id, "run": run})
         poll.touch(self._record, wished)
         launch.seal(self._record, sealed, "the marker was taken and the guard knows that nothing was started")
         words = ending.finish(self._record, list(ends.values()), taken=(self._member, batch))
-        self._tell(list(ends.values()), words)
+        self._ends.tell(list(ends.values()), words)
         return len(batch.entries)
 
-    def _facts(self, job_ids: Sequence[str]) -> dict[str, tuple[str, int, int]]:
-        """Return wish, retries and sealed launches of each job."""
-        fields = ("wish", "retries", "seals")
-        answers = self._record.read([("HMGET", self._record.keys.job(i), *fields) for i in job_ids])
-        return {
-            i: (text(wish) if wish else "", int(retries or 0), int(seals or 0))
-            for i, (wish, retries, seals) in zip(job_ids, answers, strict=True)
-        }
-
-    def _folder(self, job_id: str, run: int) -> Path:
-        return self._spool / "jobs" / job_id / f"run.{run}"
-
     def flush(self, now: float) -> float | None:
-        """Poll what is due."""
+        """Poll what is due: single jobs, then endpoints."""
         if now == float("inf"):
             return None
         if now >= self._claim_at:
             due = poll.claim(self._record, self._suffix, BATCH, self.lease)
             self._poll(due)
             self._claim_at = now if len(due) >= BATCH else now + CLAIM * random.uniform(0.8, 1.2)
-        return max(0.0, self._claim_at - now)
+        return max(0.0, min([self._claim_at - now, *[poller.turn(now) for poller in self._pollers]]))
 
     def tick(self, now: float) -> None:
         """Let the janitor do its rounds."""
@@ -144,6 +152,10 @@ class Fetcher(Work):
             system = self._systems.get(name)
             if system is None:
                 continue  # a system of another configuration: its own fetchers poll it
+            if system.surveys:
+                jobs = self._left_to_the_endpoint(jobs)
+            if not jobs:
+                continue
             try:
                 observed = self._observe(system, [j.handle for j in jobs])
                 ended = [h for h, look in observed.items() if look.state in (NativeState.ENDED, NativeState.ABSENT)]
@@ -152,6 +164,13 @@ class Fetcher(Work):
                 self._freeze(system, jobs)
             else:
                 self._judge_all(system, jobs, observed, exits)
+
+    def _left_to_the_endpoint(self, jobs: Sequence[Due]) -> list[Due]:
+        """Leave jobs with which nothing is wrong to the poll of their endpoint; return the others."""
+        calm = [j for j in jobs if not j.disturbed]
+        seen = [Seen(job_id=j.job_id, run=j.run, state="", poll_in=poll.FAR) for j in calm]
+        poll.touch(self._record, seen)
+        return [j for j in jobs if j.disturbed]
 
     def _observe(self, system: ExecutionSystem, handles: Sequence[Handle]) -> dict[Handle, Observation]:
         with self._endpoints.asked(system.name):
@@ -208,6 +227,9 @@ class Fetcher(Work):
                 if look.held:
                     held.append(job.handle)
                 fields = {"progress": look.progress or "", "native_state": look.native_state or "", "absent": ""}
+                if system.surveys:  # nothing is wrong with it any more
+                    seen.append(Seen(job_id=job.job_id, run=job.run, state=state, poll_in=poll.FAR, fields=fields))
+                    continue
                 often = look.progress or look.orphan or job.owner in self._janitor.dead
                 seen.append(_seen(job, state, ORPHAN if often else system.poll_interval, fields))
         if doomed:
@@ -216,7 +238,7 @@ class Fetcher(Work):
             with contextlib.suppress(SystemUnavailable), self._endpoints.asked(system.name):
                 system.release(held)
         poll.touch(self._record, seen)
-        self._finish(over)
+        self._ends.finish(over)
 
     def _kill(
         self,
@@ -251,40 +273,6 @@ class Fetcher(Work):
             else:
                 over.append((job, info))
 
-    def _finish(self, over: Sequence[tuple[Due, ExitInfo]]) -> None:
-        if not over:
-            return
-        specs = listing.specs(self._record, [job.job_id for job, _ in over])
-        facts = self._facts([job.job_id for job, _ in over])
-        ends: list[RunEnd] = []
-        for (job, info), canonical in zip(over, specs, strict=True):
-            terms = judging_terms(JobSpec.from_canonical(canonical)) if canonical else {}
-            values = json.loads(info.to_json())
-            if job.wish:
-                values["message"] = _who(job.wish)
-            ends.append(
-                judge(
-                    job.job_id,
-                    job.run,
-                    values,
-                    terms=terms,
-                    folder=self._folder(job.job_id, job.run),
-                    retries=facts[job.job_id][1],
-                    wished=bool(job.wish),
-                )
-            )
-        self._tell(ends, ending.finish(self._record, ends))
-
-    def _tell(self, ends: Sequence[RunEnd], words: Sequence[str]) -> None:
-        for end, word in zip(ends, words, strict=True):
-            if word == "later":
-                logger.info("run ended %s, runs again", end.state, extra={"id": end.job_id, "run": end.run})
-            elif word == "ended" and end.state != "done":
-                logger.info("ended %s", end.state, extra={"id": end.job_id, "run": end.run, "exit": end.exit})
-        done = sum(1 for e, w in zip(ends, words, strict=True) if w == "ended" and e.state == "done")
-        if done:
-            logger.info("ended done", extra={"jobs": done} if done > 1 else {"id": ends[0].job_id})
-
 
 def _seen(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) -> Seen:
     return Seen(job_id=job.job_id, run=job.run, state=state, poll_in=poll_in * random.uniform(0.9, 1.1), fields=fields)
@@ -311,12 +299,3 @@ def _lost(look: Observation, grace: float) -> ExitInfo:
         message=look.reason or "it was started, it is gone, and nobody saw how it ended",
         native_state=look.native_state,
     )
-
-
-def _who(wish: str) -> str:
-    try:
-        facts = json.loads(wish)
-        why = f": {facts['why']}" if facts.get("why") else ""
-        return f"cancelled by {facts['who']}{why}"
-    except (ValueError, KeyError, TypeError):
-        return "cancelled"

@@ -6,15 +6,15 @@ import contextlib
 import logging
 import random
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from jobmill.config import Config
 from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.judge import judge
 from jobmill.fetcher.strays import Strays
-from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import capacity, ending, launch, listing, membership, upkeep
 from jobmill.ledger.keys import lane_suffix
@@ -28,6 +28,7 @@ logger = logging.getLogger("jobmill")
 INVESTIGATION = 2.0  # seconds until a launch that could not be settled is investigated again, by anybody
 SEALS = 8  # sealed launches of one job after which it is given up: it kills whoever starts it
 RECOUNT = 30.0  # seconds between recounts of the sets
+PAGES = 20  # of a recount, some 250 members each, in one round
 REVISIT = 15.0  # seconds between looks at the lists of processes that are known to be dead
 REGRANT = 60.0  # seconds after which a granted job without a list entry is pushed anew
 
@@ -52,6 +53,8 @@ class Janitor:
         self._endpoints = endpoints
         self._strays = Strays(record, systems, endpoints)
         self._recount_at = self._revisit_at = 0.0
+        self._pages: Iterator[None] | None = None  # of a recount under way
+        self.suspect = self._strays.suspect
         self.dead: set[str] = set()  # processes whose launches nobody pushes the ends of: they are polled often
 
     def tick(self, now: float) -> None:
@@ -64,10 +67,12 @@ class Janitor:
         self._bury_the_dead(revisit=revisit)
         self._settle()
         self._strays.tick(now)
-        if now >= self._recount_at:
-            self._recount_at = now + RECOUNT * random.uniform(0.8, 1.2)
+        if self._pages is None and now >= self._recount_at:
             upkeep.prune(self._record, self._keep)
-            self._recount()
+            self._pages = self._recount()
+        if self._pages is not None and sum(1 for _ in islice(self._pages, PAGES)) < PAGES:  # that was all
+            self._pages = None
+            self._recount_at = now + RECOUNT * random.uniform(0.8, 1.2)
 
     def _queues(self, lane: str) -> list[str]:
         suffix = lane_suffix(lane)
@@ -160,6 +165,8 @@ class Janitor:
                 system.kill(refused, force=True)
 
     def _end(self, e: Expired, reason: str, message: str) -> None:
+        from jobmill.jobs.spec import JobSpec  # with pydantic: most fetchers never come here
+
         status = ExitStatus.UNDETERMINED if reason == "lost" else ExitStatus.ABORTED_BEFORE_RUNNING
         info = {"exit_status": status, "reason": reason, "message": message, "evidence": "settle"}
         canonical = listing.spec(self._record, e.job_id)
@@ -177,11 +184,16 @@ class Janitor:
         if ending.finish(self._record, [replace(end, uncommitted=True)]) != ["stale"]:
             logger.warning("ended %s: %s", end.state, message, extra={"id": e.job_id, "run": e.run})
 
-    def _recount(self) -> None:
-        sets = capacity.set_names(self._record)
-        for name, gone in upkeep.reconcile(self._record, sets).items():
-            logger.error("set %s had members that do not hold it", name, extra={"ids": ",".join(gone[:20])})
-        if not listing.entries_under_way(self._record):
-            again = upkeep.regrant(self._record, upkeep.granted(self._record, sets), REGRANT)
+    def _recount(self) -> Iterator[None]:
+        """Recount the sets, some members at a time: a set may have a hundred thousand."""
+        granted: list[str] = []
+        for page in upkeep.reconcile(self._record, capacity.set_names(self._record)):
+            if page.gone:
+                ids = ",".join(page.gone[:20])
+                logger.error("set %s had members that do not hold it", page.name, extra={"ids": ids})
+            granted += page.granted[: max(0, BATCH - len(granted))]
+            yield
+        if granted and not listing.entries_under_way(self._record):
+            again = upkeep.regrant(self._record, granted, REGRANT)
             if again:
                 logger.error("granted jobs had no list entry and were pushed anew", extra={"ids": ",".join(again)})

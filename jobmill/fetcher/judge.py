@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobmill.jobs.spec_parts import Retry
 from jobmill.jobs.states import State
 from jobmill.ledger.ending import RunEnd
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode  # made once: `json.dumps` makes one a call
 OWN_ENDS = ("exit_value", "signal", "missing_output", "start_failed")  # reasons that the word `failed` covers
 
 
@@ -53,7 +53,7 @@ def judge(
         job_id=job_id,
         run=run,
         state=state,
-        exit=json.dumps(info, separators=(",", ":")),
+        exit=_encode(info),
         retry_in=None if wished or state is State.DONE else _retry(terms.get("retry"), info, retries),
         wall=wall if isinstance(wall, (int, float)) and 0 <= wall < 1e9 else None,  # not so for NaN
     )
@@ -73,12 +73,9 @@ def _base(terms: Mapping[str, Any], folder: Path) -> Path:
 
 
 def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
-    base = _base(terms, folder)
-    return [
-        glob
-        for glob, required in terms.get("outputs", ())
-        if required and not _matches(base, glob) and not _matches(folder, glob)
-    ]
+    outputs = terms.get("outputs", ())
+    base = _base(terms, folder) if outputs else folder
+    return [glob for glob, required in outputs if required and not _matches(base, glob) and not _matches(folder, glob)]
 
 
 def _matches(base: Path, glob: str) -> bool:
@@ -93,6 +90,8 @@ def _retry(terms: Mapping[str, Any] | None, info: Mapping[str, Any], retries: in
     """Return after how many seconds the next run follows, or None. `failed` stands for every end of the job's own."""
     if not terms:
         return None
+    from jobmill.jobs.spec_parts import Retry  # with pydantic: most jobs have no terms of retry
+
     retry, reason = Retry.model_validate(terms), str(info.get("reason", ""))
     covered = retry.covers(reason) or (reason in OWN_ENDS and retry.covers("failed"))
     return retry.wait(retries + 1) if covered and retries < retry.max else None

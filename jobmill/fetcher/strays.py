@@ -1,7 +1,8 @@
 """The sweep of strays: what a system still has of this record, and the record disowns, is killed.
 
 Only for systems that hand handles out: a submission whose starter died, that was accepted twice, or that appeared
-late is held and never released; and what was declared lost may be alive after all.
+late is held and never released; and what was declared lost may be alive after all. Where the poll of the endpoint tells
+of all launches, an inventory is taken only when it told of some that the record has not committed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 import logging
 import random
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from jobmill.errors import SystemUnavailable
 from jobmill.jobs.states import ENDED, POLLED
@@ -33,33 +34,47 @@ class Strays:
         self._record = record
         self._systems = {name: it for name, it in systems.items() if not it.launches_at_once}
         self._endpoints = endpoints
+        self._suspects: dict[str, set[Handle]] = {name: set() for name, it in self._systems.items() if it.surveys}
         self._seen: deque[tuple[str, Handle, Token]] = deque()  # in an inventory, not yet compared
         self._sweep_at = 0.0  # the first one at once: whoever died may have left something
+
+    def suspect(self, system: str, handles: Collection[Handle]) -> None:
+        """Have launches that the record has not committed looked at in the next inventory."""
+        if system in self._suspects:
+            self._suspects[system].update(handles)
 
     def tick(self, now: float) -> None:
         """Compare some of what was seen; take the next inventory when all was compared and it is time."""
         if not self._seen and now >= self._sweep_at:
-            self._sweep_at = now + SWEEP * random.uniform(0.8, 1.2)
-            self._take_inventory()
+            asked = [name for name, it in self._systems.items() if not it.surveys or self._suspects[name]]
+            if asked:
+                self._sweep_at = now + SWEEP * random.uniform(0.8, 1.2)
+                self._take_inventory(asked)
         for _ in range(SLICE // BATCH):
             some = [self._seen.popleft() for _ in range(min(BATCH, len(self._seen)))]
             if some:
                 self._compare(some)
 
     def sweep(self) -> None:
-        """Take an inventory and compare all of it, now."""
-        self._take_inventory()
+        """Take an inventory of everything and compare all of it, now."""
+        for suspects in self._suspects.values():
+            suspects.clear()
+        self._take_inventory(list(self._systems))
         while self._seen:
             self.tick(float("-inf"))
 
-    def _take_inventory(self) -> None:
+    def _take_inventory(self, names: Sequence[str]) -> None:
         identity = self._record.identity()
-        for name, system in self._systems.items():
+        for name in names:
             if not identity:
                 return
+            suspects = self._suspects.get(name)
             with contextlib.suppress(SystemUnavailable), self._endpoints.asked(name):
-                found = system.inventory(identity)
-                self._seen.extend((name, handle, token) for handle, token in found.items())
+                found = self._systems[name].inventory(identity)
+                some = suspects & found.keys() if suspects else found
+                self._seen.extend((name, handle, found[handle]) for handle in some)
+            if suspects:
+                suspects.clear()
 
     def _compare(self, seen: list[tuple[str, Handle, Token]]) -> None:
         """Kill what the record disowns now, after it was seen."""

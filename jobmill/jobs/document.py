@@ -30,7 +30,7 @@ _DIRECTIVE = re.compile(r"^%", re.MULTILINE)
 Path = Sequence[str | int]  # of a key: ("steps", 0, "name")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)  # not frozen: that triples the time to make one
 class Document:
     """One mapping out of an entry, which knows where it stood."""
 

@@ -36,7 +36,8 @@ def _finite(text: str) -> float:
     return number
 
 
-_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite).decode
+_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
+_decode_unique = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite).decode
 
 
 def read_json(text: str) -> dict[str, Any] | None:
@@ -48,6 +49,8 @@ def read_json(text: str) -> dict[str, Any] | None:
         return None
     try:
         mapping: dict[str, Any] = _decode(text)
+        if _pairs(mapping) != text.count(":"):  # a key stands twice, or text holds a colon: to be looked at, slowly
+            mapping = _decode_unique(text)
     except _NotFinite as bad:
         place = next((t.start() for t in _TOKEN.finditer(text) if t[0] == str(bad)), 0)
         raise Unfit(line_at(text, place), f"{bad} is not a finite number; use a finite one, or quote it") from None
@@ -58,6 +61,17 @@ def read_json(text: str) -> dict[str, Any] | None:
     if "\\u" in text:
         _refuse_escapes(text, mapping)
     return mapping
+
+
+def _pairs(value: Any) -> int:
+    """Count the keys of all mappings: as many as colons, where no key was said twice and no text holds one."""
+    if type(value) is dict:
+        found = len(value)
+        for part in value.values():
+            if type(part) is dict or type(part) is list:
+                found += _pairs(part)
+        return found
+    return sum(_pairs(part) for part in value if type(part) is dict or type(part) is list)
 
 
 def _values(value: Any) -> int:

@@ -68,6 +68,8 @@ def text_of(value: object, *, what: str = "must be text") -> str:
     if type(value) is str:
         if "\0" in value:
             raise ValueError("holds a NUL character; take it out")
+        if value.isascii():
+            return value
         try:
             value.encode()
         except UnicodeEncodeError:
@@ -104,6 +106,8 @@ def _path(value: object) -> str:
     text = _filled(value)
     if not text.isprintable():
         raise ValueError(f"{shown(text)} holds control characters; a path must be printable")
+    if len(text) <= MAX_NAME and text.isascii():  # no part of it can be too long
+        return text
     if len(text.encode()) > MAX_PATH or any(len(name.encode()) > MAX_NAME for name in text.split("/")):
         raise ValueError(f"{shown(text)} is too long: a file system takes {MAX_NAME} bytes a name, {MAX_PATH} in all")
     return text

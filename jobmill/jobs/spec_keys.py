@@ -11,6 +11,7 @@ from jobmill.jobs.document import value_of
 Path = tuple[str | int, ...]
 
 RESOURCES = ("cpus", "memory", "walltime", "gpus", "nodes", "tasks")
+_RESOURCES = frozenset(RESOURCES)
 OTHER_WORDS = {  # what the field's other tools call it -> our key
     "cwd": "workdir",
     "directory": "workdir",
@@ -41,6 +42,9 @@ _PLACES: dict[str, Path] = {
     **{word: ("resources", key) if key in RESOURCES else (key,) for word, key in OTHER_WORDS.items()},
 }
 _IN_RESOURCES = {word: key for word, key in OTHER_WORDS.items() if key in RESOURCES}
+# our own words that no other word stands for, and that need no second look
+_PLAIN = frozenset(("id", "name", "command", "system", "env", "inherit_env", "stdin", "stdout", "stderr", "account"))
+_PLAIN |= {"user", "project", "tags", "priority", "outputs", "retry", "depends_on", "after", "params", "hold"}
 
 
 class Arranged:
@@ -54,7 +58,10 @@ class Arranged:
         resources: Any = None
         lifted = False
         for key, value in raw.items():
-            if key in _PLACES:
+            if key in _PLAIN:  # most keys mean what they say
+                if value is not None:
+                    values[key] = value
+            elif key in _PLACES:
                 place = _PLACES[key]
                 lifted = lifted or len(place) == 2
                 self._move(place, (key,), value)
@@ -67,7 +74,14 @@ class Arranged:
                     self._twice((key,), (key,))
                 values[key] = value
         if resources is not None:
-            if isinstance(resources, Mapping):
+            if (
+                type(resources) is dict
+                and not lifted
+                and resources.keys() <= _RESOURCES
+                and None not in resources.values()
+            ):
+                values["resources"] = resources
+            elif isinstance(resources, Mapping):
                 for key, value in resources.items():
                     self._move(("resources", _IN_RESOURCES.get(key, key)), ("resources", key), value)
             elif lifted:

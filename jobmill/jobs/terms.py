@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jobmill.jobs.spec import JobSpec
+if TYPE_CHECKING:
+    from jobmill.jobs.spec import JobSpec
 
 
 def judging_terms(spec: JobSpec) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """A blocking move on a connection of its own that can be waited for beside other things.
 
 Taking is a move (law 2): BLMOVE puts the entry into the private list of the process, and the process acts on the head
-of that list. So the reply only rings: whether it carried an entry or was cut, `take` finds the truth.
+of that list. The look at that head travels with the move, so that both are answered at once. Were the reply cut, the
+next look at the list finds the truth.
 """
 
 from __future__ import annotations
@@ -9,25 +10,25 @@ from __future__ import annotations
 import time
 from typing import Any
 
+from jobmill.ledger import script
+from jobmill.ledger.admission import Batch
 from jobmill.ledger.connection import BLOCK, TIMEOUT, told
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.record import Record
 
 
 class Doorbell:
-    """One list that wakes a process: `arm` sends the move, `fileno` becomes readable, `answer` reads the reply."""
+    """One list that wakes a process: `arm` sends the move, `fileno` becomes readable, `answer` reads the replies."""
 
-    def __init__(self, record: Record, queue: str, process: str) -> None:
+    def __init__(self, record: Record, queue: str, process: str, taking: Call[Batch]) -> None:
+        """``taking``: how the process looks at its private list."""
         self.queue = queue
         self._record = record
-        self._command = (
-            "BLMOVE",
-            record.keys(queue),
-            record.keys.taken(queue, process),
-            "LEFT",
-            "RIGHT",
-            BLOCK,
-        )
+        self._taking = taking
         self._connection: Any = record.client.connection_pool.make_connection()  # redis-py types it in part
+        move = ("BLMOVE", record.keys(queue), record.keys.taken(queue, process), "LEFT", "RIGHT", BLOCK)
+        look = ("EVALSHA", script.source(taking.name)[1], 1, record.keys("Record"), *taking.args)
+        self._commands = (move, look)
         self._armed = 0.0
 
     @property
@@ -40,7 +41,7 @@ class Doorbell:
         if not self._armed:
             with told(self._record.url):
                 self._connection.connect()
-                self._connection.send_command(*self._command)
+                self._connection.send_packed_command(self._connection.pack_commands(self._commands))
             self._armed = time.monotonic()
 
     def fileno(self) -> int:
@@ -51,11 +52,21 @@ class Doorbell:
         """Tell whether the server should have answered long ago: the connection is dead."""
         return self._armed > 0 and time.monotonic() - self._armed > BLOCK + TIMEOUT
 
-    def answer(self) -> bool:
-        """Read the reply; True when an entry was moved. Raise ServerUnavailable when the connection broke."""
+    def answer(self) -> Batch | None:
+        """Read the replies; return the head of the private list, None where nothing came.
+
+        Raise ServerUnavailable when the connection broke, Evicted when this process was declared dead.
+        """
+        from redis.exceptions import NoScriptError
+
         try:
             with told(self._record.url):
-                return self._connection.read_response() is not None
+                self._connection.read_response()
+                try:
+                    batch = self._taking.read(self._connection.read_response())
+                except NoScriptError:  # a server that was restarted; it ran nothing
+                    batch = self._record.do(self._taking)
+            return batch if batch.entries else None
         except BaseException:
             self.drop()
             raise

@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jobmill.jobs.states import ENDED, State
-from jobmill.ledger import capacity, endpoint, listing, membership
+from jobmill.jobs.states import ENDED, POLLED, State
+from jobmill.ledger import capacity, endpoint, listing, membership, polls
 from jobmill.ledger.capacity import Usage
 from jobmill.ledger.listing import JobRow
 from jobmill.ledger.membership import SILENCE, Process
@@ -40,6 +40,7 @@ class Explainer:
         }
         self.limits = capacity.limits(record)
         self.outages = endpoint.outages(record)
+        self.polls = polls.due(record)
 
     def missing(self, role: str) -> Reason | None:
         """Return a reason when no process of a role is alive."""
@@ -67,6 +68,9 @@ class Explainer:
             rank = self._record.call("ZRANK", self._record.keys(f"Waiting:{row.system}:{row.user}"), row.id)
             if rank is not None:
                 return Reason(why=f"{found.why}; {int(rank)} of {row.user}'s own jobs go before it", fix=found.fix)
+        if row.state in POLLED and not self._outage(row) and (due := self.polls.get(row.system)) is not None:
+            soon = f"in {_span(due - self.now)}" if due > self.now else "now"
+            return Reason(why=f"{found.why}; {row.system} is asked next {soon}", fix=found.fix)
         return found
 
     def _reason(self, row: JobRow, later: Mapping[str, float]) -> Reason:

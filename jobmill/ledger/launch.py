@@ -134,7 +134,7 @@ def standings(record: Record, job_ids: Sequence[str]) -> dict[str, Standing]:
     """Return state, run and handle of each job as they are now; a job that the record does not have is left out."""
     answers = record.read([("HMGET", record.keys.job(i), "state", "run", "handle") for i in job_ids])
     return {
-        job_id: Standing(state=text(state), run=int(run), handle=text(handle) if handle else "")
+        job_id: Standing(state=text(state), run=int(run or 1), handle=text(handle) if handle else "")
         for job_id, (state, run, handle) in zip(job_ids, answers, strict=True)
         if state
     }

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import heapq
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
-from jobmill.jobs.states import ENDED, State
+from jobmill.jobs.states import ENDED, POLLED, State
 from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.pages import PAGE, pages
 from jobmill.ledger.record import Record, text
 
 _TIMES = ("submitted", "granted", "started", "ended")
@@ -38,11 +41,13 @@ class JobRow:
 
 def _row(job_id: str, answer: Any) -> JobRow | None:
     raw = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
-    facts = {text(k): text(v) for k, v in raw.items()}
+    facts = {text(k): text(v) for k, v in raw.items() if v}  # an end empties what it need not remove
     if "state" not in facts:
         return None
     state, end = State(facts.pop("state")), _object(facts.pop("exit", ""))
     times = {n: float(facts.pop(n)) / 1000 for n in _TIMES if n in facts}
+    if "since" in facts:  # whole seconds: every byte counts where a million jobs wait
+        times["submitted"] = float(facts.pop("since"))
     began = end.get("started")
     if state in ENDED and "started" not in times and isinstance(began, int | float):
         times["started"] = float(began)  # the end overtook the news of the start: the job's host saw it
@@ -112,58 +117,87 @@ def lanes(record: Record) -> list[str]:
 
 def find(record: Record, wanted: Iterable[State], limit: int = 1000) -> list[str]:
     """Return up to ``limit`` ids in these states: live ones from the end of the pipeline, then ended, newest first."""
-    keys, want, found = record.keys, set(wanted), dict[str, None]()
+    found: dict[str, None] = {}
+    for page in walk(record, wanted, size=min(PAGE, limit)):
+        found.update(dict.fromkeys(page))
+        if len(found) >= limit:
+            break
+    return list(found)[:limit]
 
-    def add(answer: Any) -> None:
-        for member in answer:
-            if len(found) < limit:
-                found.setdefault(text(member))
 
-    suffixes = [lane_suffix(lane) for lane in lanes(record)]
-    if want & {State.SUBMITTED, State.RUNNING, State.UNKNOWN, State.COLLECTING}:
+def walk(record: Record, wanted: Iterable[State], *, user: str = "", size: int = PAGE) -> Iterator[list[str]]:
+    """Yield the ids in these states in the order of `find`, a page a time; what is not taken is not read.
+
+    A job that moves on meanwhile may come twice. ``user``: the lines of other users are passed over; jobs of theirs
+    that stand elsewhere come all the same.
+    """
+    want = frozenset(wanted)
+    for page in _places(record, want, user, size):
+        ids = list(dict.fromkeys(page))
+        yield [i for i, s in zip(ids, states(record, ids), strict=True) if s in want]
+
+
+def _places(record: Record, want: frozenset[State], user: str, size: int) -> Iterator[list[str]]:
+    """Yield the ids that stand where jobs in these states stand."""
+    keys, suffixes = record.keys, [lane_suffix(lane) for lane in lanes(record)]
+    if want & POLLED:
         for suffix in suffixes:
-            add(record.call("ZRANGE", keys("Running_Queue" + suffix), 0, limit - 1))
+            yield from _members(record, keys("Running_Queue" + suffix), size)
     if State.STARTING in want:
         for suffix in suffixes:
-            add(record.call("ZRANGE", keys("Starting_Queue" + suffix), 0, limit - 1))
+            yield from _members(record, keys("Starting_Queue" + suffix), size)
     if State.GRANTED in want:
-        add(_granted(record, suffixes, limit))
+        yield from _granted(record, suffixes, size)
     if State.WAITING in want:
-        for key in _lines(record):
-            add(record.call("ZRANGE", key, 0, limit - 1))
+        for key in _lines(record, user):
+            yield from _members(record, key, size)
     if State.LATER in want:
-        add(record.call("ZRANGE", keys("Later"), 0, limit - 1))
-    for state in [State.HELD, *ENDED]:
+        yield from _members(record, keys("Later"), size)
+    for state in [State.HELD, *sorted(ENDED)]:
         if state in want:
-            add(record.call("ZREVRANGE", keys.ended(state), 0, limit - 1))
-    ids = list(found)
-    return [i for i, s in zip(ids, states(record, ids), strict=True) if s in want]
+            for page in pages(record, keys.ended(state), newest=True, size=size):
+                yield [member for member, _ in page]
 
 
-def _granted(record: Record, suffixes: Sequence[str], limit: int) -> list[str]:
-    keys, found = record.keys, []
+def _members(record: Record, key: str, size: int) -> Iterator[list[str]]:
+    for page in pages(record, key, size=size):
+        yield [member for member, _ in page]
+
+
+def _granted(record: Record, suffixes: Sequence[str], size: int) -> Iterator[list[str]]:
+    keys = record.keys
     queues = [keys("Granted_Queue" + s) for s in suffixes]
     takers = [text(p) for p in record.call("ZRANGE", keys("Processes"), 0, -1)]
     queues += [keys.taken("Granted_Queue" + s, p) for s in suffixes for p in takers if p.startswith("starter")]
-    for entries in record.read([("LRANGE", q, 0, limit - 1) for q in queues]):
-        for entry in entries:
-            found.append(json.loads(entry)["id"])
-    return found
+    for queue in queues:
+        entries, last = record.call("LRANGE", queue, 0, size - 1), -1
+        yield [json.loads(entry)["id"] for entry in entries]
+        while len(entries) == size:  # what comes after them from the end: taking at the head moves nothing there
+            entries = record.call("LRANGE", queue, last - size + 1, last)
+            yield [json.loads(entry)["id"] for entry in entries]
+            last -= size
 
 
-def _lines(record: Record) -> list[str]:
+def _lines(record: Record, user: str = "") -> list[str]:
+    """Return the keys of all that waits; with ``user`` without other users' lines."""
     keys = record.keys
     found = []
     for system in record.call("HKEYS", keys("Systems")):
         ranks = keys("Waiting:" + text(system))
-        found += [f"{ranks}:{text(user)}" for user in record.call("ZRANGE", ranks, 0, -1)]
+        names = [user] if user else [text(name) for name in record.call("ZRANGE", ranks, 0, -1)]
+        found += [f"{ranks}:{name}" for name in names]
     found += [keys("Full:" + name) for name in record.members(keys("Full"))]
     return [*found, keys("Blocked")]
 
 
-def tagged(record: Record, tag: str, limit: int = 1000) -> list[str]:
-    """Return ended jobs with a tag, newest first; live ones carry theirs in their facts."""
-    return [text(i) for i in record.call("ZREVRANGE", record.keys("Jobs:by-tag:" + tag), 0, limit - 1)]
+def ended(record: Record, wanted: Iterable[State], *, tag: str = "", size: int = PAGE) -> Iterator[list[str]]:
+    """Yield the jobs that ended in these states (with ``tag``: in any, with this tag), newest first, a page a time."""
+    keys = record.keys
+    indexes = [keys("Jobs:by-tag:" + tag)] if tag else [keys.ended(state) for state in sorted(set(wanted) & ENDED)]
+    each = [chain.from_iterable(pages(record, key, newest=True, size=size)) for key in indexes]
+    merged = heapq.merge(*each, key=lambda one: -one[1])
+    while page := [member for member, _ in islice(merged, size)]:
+        yield page
 
 
 @dataclass(frozen=True, kw_only=True)

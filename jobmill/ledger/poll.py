@@ -1,4 +1,4 @@
-"""Polls: claim what is due, record what was seen."""
+"""Polls of single jobs: claim what is due, record what was seen, tell what the record has of a job."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from jobmill.ledger.record import Record, text
 
-_VALUES = 10
+FAR = 3600.0  # seconds to the poll of its own of a job that is polled with its endpoint: a net under that
+_VALUES = 13
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,14 @@ class Due:
     absent: float  # since when its system knows nothing of it (Unix time, seconds; 0: not so)
     killed: float  # since when it is being killed
     now: float = 0.0  # the server's time of the claim: the only clock that `absent` and `killed` are compared with
+    retries: int = 0  # runs that followed a failed one
+    seals: int = 0  # launches that never started
+    terms: bool = True  # its spec may say something that the judge of its end has to know
+
+    @property
+    def disturbed(self) -> bool:
+        """True where it has polls of its own: it is to be killed, or looked for, or nobody knows its handle."""
+        return bool(self.wish or self.killed or self.absent or not self.handle)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,19 +43,39 @@ class Seen:
 
     job_id: str
     run: int
-    state: str
-    poll_in: float  # seconds
+    state: str  # empty: as it is
+    poll_in: float | None  # seconds; None: when it was due before
     fields: Mapping[str, str] = field(default_factory=dict)  # '' removes one; 'now' sets the time once
 
 
 def claim(record: Record, lane: str, count: int, lease: float) -> list[Due]:
     """Claim up to ``count`` due jobs of a lane for ``lease`` seconds."""
-    now, *v = (text(a) for a in record.run("claim", lane, count, int(lease * 1000)))
+    return _dues(record.run("claim", lane, count, int(lease * 1000)))
+
+
+def facts(record: Record, job_ids: Sequence[str]) -> list[Due | None]:
+    """Return what the record has of each job now, whatever its state, None where it has none; nothing is claimed."""
+    if not job_ids:
+        return []
+    return [job if job.state else None for job in _dues(record.run("claim", "", 0, 0, *job_ids))]
+
+
+def touch(record: Record, seen: Sequence[Seen]) -> list[str]:
+    """Record what polls saw; 'stale' where the job has moved on."""
+    values: list[str | int] = []
+    for s in seen:
+        wait = "" if s.poll_in is None else int(s.poll_in * 1000)
+        values += [s.job_id, s.run, s.state, wait, json.dumps(s.fields) if s.fields else ""]
+    return [text(a) for a in record.run("touch", *values)] if values else []
+
+
+def _dues(answer: Sequence[bytes]) -> list[Due]:
+    now, *v = map(text, answer)
     return [
         Due(
             job_id=v[i],
-            run=int(v[i + 1]),
-            fence=int(v[i + 2]),
+            run=int(v[i + 1] or 0),
+            fence=int(v[i + 2] or 0),
             state=v[i + 3],
             system=v[i + 4],
             handle=v[i + 5],
@@ -55,14 +84,9 @@ def claim(record: Record, lane: str, count: int, lease: float) -> list[Due]:
             absent=float(v[i + 8] or 0) / 1000,
             killed=float(v[i + 9] or 0) / 1000,
             now=float(now) / 1000,
+            retries=int(v[i + 10] or 0),
+            seals=int(v[i + 11] or 0),
+            terms=bool(v[i + 12]),
         )
         for i in range(0, len(v), _VALUES)
     ]
-
-
-def touch(record: Record, seen: Sequence[Seen]) -> list[str]:
-    """Record what polls saw; 'stale' where the job has moved on."""
-    values: list[str | int] = []
-    for s in seen:
-        values += [s.job_id, s.run, s.state, int(s.poll_in * 1000), json.dumps(s.fields) if s.fields else ""]
-    return [text(a) for a in record.run("touch", *values)] if values else []

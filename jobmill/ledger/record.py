@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobmill.ledger import script
 from jobmill.ledger.connection import connect, told
+from jobmill.ledger.exchange import Call, Exchange
 from jobmill.ledger.keys import Keys
 
 if TYPE_CHECKING:
     from redis import Redis
+
+T = TypeVar("T")
 
 BATCH = 250  # ids that one script takes at most
 
@@ -27,6 +30,14 @@ class Record:
         """Run one script with these arguments."""
         with told(self.url):
             return script.evaluate(self.client, name, self.keys("Record"), list(args))
+
+    def do(self, call: Call[T]) -> T:
+        """Run one call."""
+        return call.read(self.run(call.name, *call.args))
+
+    def send(self, calls: Sequence[Call[Any]]) -> Exchange:
+        """Send calls together; their answers are to be asked for."""
+        return Exchange(self, calls)
 
     def call(self, *command: Any) -> Any:
         """Run one plain command."""

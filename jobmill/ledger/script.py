@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from jobmill.jobs import states
 
 if TYPE_CHECKING:
+    from importlib.resources.abc import Traversable
+
     from redis import Redis
 
 
@@ -30,18 +31,23 @@ def _state_tables() -> str:
     )
 
 
+def _folder() -> Traversable:
+    from importlib.resources import files  # only now: who looks runs no script
+
+    return files("jobmill.ledger") / "lua"
+
+
 @functools.cache
 def source(name: str) -> tuple[str, str]:
     """Return the whole text of a script and its SHA-1: the state tables, the prelude, the script."""
-    folder = resources.files("jobmill.ledger") / "lua"
+    folder = _folder()
     text = _state_tables() + (folder / "prelude.lua").read_text() + (folder / f"{name}.lua").read_text()
     return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 def names() -> list[str]:
     """Return the names of all scripts."""
-    folder = resources.files("jobmill.ledger") / "lua"
-    return sorted(f.name[:-4] for f in folder.iterdir() if f.name.endswith(".lua") and f.name != "prelude.lua")
+    return sorted(f.name[:-4] for f in _folder().iterdir() if f.name.endswith(".lua") and f.name != "prelude.lua")
 
 
 def evaluate(client: Redis, name: str, key: str, args: list[Any]) -> Any:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 from jobmill.errors import UnknownName, UsageError, nearest
 from jobmill.jobs.states import ENDED, LIVE, State
@@ -58,27 +59,28 @@ def select(record: Record, wanted: Selection, *, within: frozenset[State] = froz
         raise UsageError("name the jobs: ids, `last`, `all`, a pattern such as 'sim-*', --tag, --state or --user")
     within = within & wanted.states if wanted.states else within
     found: dict[str, None] = {}
+    check = bool(wanted.tag or wanted.user)  # what was written out may be in any state
     for word in wanted.words or ("all",):
         if word == "last":
             last = listing.last(record)
             if not last:
                 raise UnknownName("there is no last job: none was ever admitted here")
             found[last] = None
+            check = check or bool(wanted.states)
         elif word == "all":
-            found.update(dict.fromkeys(listing.find(record, within, MOST)))
+            found.update(dict.fromkeys(_all(record, within, wanted)))
         elif any(sign in word for sign in "*?["):
-            found.update(dict.fromkeys(fnmatch.filter(listing.find(record, within, MOST), word)))
+            found.update(dict.fromkeys(fnmatch.filter(_all(record, within, wanted), word)))
         else:
             found.update(dict.fromkeys(_written_out(record, word)))
-    ids = list(found)
-    if wanted.tag or wanted.user or wanted.states:
-        ids = [row.id for row in rows(record, ids) if matches(row, wanted)]
-    return ids
+            check = check or bool(wanted.states)
+    return [row.id for row in rows(record, list(found)) if matches(row, wanted)] if check else list(found)
 
 
-def rows(record: Record, ids: Sequence[str]) -> list[JobRow]:
-    """Return the records of any number of jobs, in order, without those that are gone."""
-    return [row for some in batches(ids) for row in listing.jobs(record, some)]
+def rows(record: Record, ids: Sequence[str]) -> Iterator[JobRow]:
+    """Go through the records of any number of jobs, in order, without those that are gone; read as they are taken."""
+    for some in batches(ids):
+        yield from listing.jobs(record, some)
 
 
 def matches(row: JobRow, wanted: Selection) -> bool:
@@ -88,6 +90,11 @@ def matches(row: JobRow, wanted: Selection) -> bool:
         and (not wanted.user or row.user == wanted.user)
         and (not wanted.tag or wanted.tag in row.facts.get("tags", "").split())
     )
+
+
+def _all(record: Record, within: frozenset[State], wanted: Selection) -> list[str]:
+    pages = listing.walk(record, within, user=wanted.user or "")
+    return list(islice(dict.fromkeys(chain.from_iterable(pages)), MOST))
 
 
 def _written_out(record: Record, word: str) -> list[str]:

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from jobmill.jobs.states import ENDED, State
+from jobmill.jobs.states import ENDED
 from jobmill.ledger.record import BATCH, Record, batches, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recounted:
+    """A part of a set, recounted."""
+
+    name: str
+    gone: Sequence[str]  # members that had no right to be there
+    granted: Sequence[str]  # those whose job is granted and not begun
 
 
 def wake_due(record: Record, count: int = BATCH) -> int:
@@ -27,18 +37,15 @@ def prune(record: Record, age: float, count: int = BATCH) -> int:
     return total
 
 
-def reconcile(record: Record, sets: Sequence[str]) -> dict[str, list[str]]:
-    """Recount sets against the live records; return the members that had no right to be there, by set."""
-    repaired: dict[str, list[str]] = {}
+def reconcile(record: Record, sets: Sequence[str]) -> Iterator[Recounted]:
+    """Recount sets against the live records, some 250 members at a time."""
     for name in sets:
         cursor = "0"
         while True:
-            cursor, *gone = (text(a) for a in record.run("reconcile", name, cursor))
-            if gone:
-                repaired.setdefault(name, []).extend(gone)
+            cursor, count, *ids = (text(a) for a in record.run("reconcile", name, cursor))
+            yield Recounted(name=name, gone=ids[: int(count)], granted=ids[int(count) :])
             if cursor == "0":
                 break
-    return repaired
 
 
 def regrant(record: Record, job_ids: Sequence[str], age: float) -> list[str]:
@@ -46,16 +53,4 @@ def regrant(record: Record, job_ids: Sequence[str], age: float) -> list[str]:
     found: list[str] = []
     for some in batches(job_ids):
         found += [text(a) for a in record.run("regrant", int(age * 1000), *some)]
-    return found
-
-
-def granted(record: Record, sets: Sequence[str], count: int = BATCH) -> list[str]:
-    """Return up to ``count`` granted jobs among the members of sets."""
-    found: list[str] = []
-    for name in sets:
-        for job_id in record.members(record.keys(name)):
-            if text(record.call("HGET", record.keys.job(job_id), "state") or "") == State.GRANTED:
-                found.append(job_id)
-                if len(found) >= count:
-                    return found
     return found

@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 
 from jobmill.ledger.record import Record, batches, text
-from jobmill.systems.system import ExitInfo, ExitStatus
 
 
 def _each(record: Record, script: str, job_ids: Sequence[str], *words: str) -> dict[str, str]:
@@ -19,6 +18,8 @@ def _each(record: Record, script: str, job_ids: Sequence[str], *words: str) -> d
 
 def cancel(record: Record, job_ids: Sequence[str], *, who: str, why: str) -> dict[str, str]:
     """Wish that jobs end: cancelled (at once), wished (stands until absence is proved), an end state, or unknown."""
+    from jobmill.systems.system import ExitInfo, ExitStatus  # most who import this only look
+
     wish = json.dumps({"who": who, "why": why, "time": round(time.time(), 3)})
     said = f"cancelled by {who}" + (f": {why}" if why else "")
     end = ExitInfo(exit_status=ExitStatus.ABORTED_BEFORE_RUNNING, reason="cancelled", evidence="wish", message=said)

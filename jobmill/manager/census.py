@@ -19,9 +19,17 @@ class Census:
         self._record = record
         self._max_waiting = max_waiting
         self.crowded = False
+        self._admitted = -1
 
-    def refresh(self) -> None:
-        """Look at the record; say so once when the answer changes."""
+    def refresh(self, admitted: int) -> None:
+        """Look at the record; say so once when the answer changes.
+
+        ``admitted``: entries that this manager has dealt with so far. Where it took none since the last look and could
+        have, there is nothing to look for: another manager looks for itself.
+        """
+        if admitted == self._admitted and not self.crowded:
+            return
+        self._admitted = admitted
         waiting = listing.waiting(self._record)
         used, limit = listing.memory(self._record)
         full = limit > 0 and used > FULL * limit

@@ -7,23 +7,22 @@ import time
 from collections.abc import Sequence
 
 from jobmill.config import Config
-from jobmill.errors import ServerFull
+from jobmill.errors import JobmillError
 from jobmill.ledger import admission, capacity, ending, membership
-from jobmill.ledger.admission import Entry, Refusal
+from jobmill.ledger.admission import Batch
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import BATCH, Record
 from jobmill.manager.census import Census
-from jobmill.manager.intake import Intake, Stream
+from jobmill.manager.doorway import QUEUE, SHIFT, Doorway, complain
+from jobmill.manager.intake import Intake
 from jobmill.manager.needs import Needs
 from jobmill.manager.sites import Sites
 from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
 
-SPLIT = 500  # parts of a stream that one script puts into the private list
-READ = 8 << 20  # bytes of entries that are looked at in one go, and one more entry
-PATIENCE = 1.0  # seconds of reading after which what was read is admitted: in between there are heartbeats
-INTAKE, RESULTS = "Job_Queue", "Result_Queue"
+RESULTS = "Result_Queue"
 
 
 class Manager(Work):
@@ -37,18 +36,21 @@ class Manager(Work):
         self.digest = config.digest
         self._sites = Sites(config)
         self._needs = Needs(self._sites.sets)
-        self._intake = Intake(config, self._sites.dispatcher(), self._needs)
+        intake = Intake(config, self._sites.dispatcher(), self._needs)
+        self._doorway = Doorway(intake, config.limits.document, self._sites.sets)
         self._applied = self._told = False
+        self._admitted = 0
+        self._unfinished = False  # there was more to grant
         self._census = Census(record, config.limits.max_waiting)
         self._member: Membership | None = None
 
     def queues(self) -> Sequence[str]:
         """Return the two lists that it takes from."""
-        return (INTAKE, RESULTS)
+        return (QUEUE, RESULTS)
 
     def wants(self, queue: str) -> bool:
         """Leave Job_Queue alone while too many jobs wait or the server is nearly full."""
-        return queue != INTAKE or not self._census.crowded
+        return queue != QUEUE or not self._census.crowded
 
     def enter(self, member: Membership) -> None:
         """Apply the configuration's limits (where they changed), then grant what waits."""
@@ -72,72 +74,51 @@ class Manager(Work):
                 extra={"other": other, "own": self.digest},
             )
 
-    def ring(self, queue: str) -> int:
-        """Deal with one batch of a list."""
-        return self._admit() if queue == INTAKE else self._results()
+    def taking(self, queue: str) -> Call[Batch]:
+        """Take what is read at once, or one batch of ends."""
+        assert self._member is not None
+        return self._doorway.taking(self._member) if queue == QUEUE else admission.taking(self._member, RESULTS, BATCH)
+
+    def ring(self, queue: str, batch: Batch | None = None) -> int:
+        """Deal with what stands at the head of a list."""
+        assert self._member is not None
+        head = batch or self._record.do(self.taking(queue))
+        if queue != QUEUE:
+            return self._results(self._member, head)
+        count = self._doorway.admit(self._member, head)
+        self._admitted += count
+        return count
 
     def tick(self, now: float) -> None:
         """Refresh what is known of limits and crowding, and grant: the net under every ring."""
         self._apply()
         self._needs.limits = capacity.limits(self._record)
-        self._census.refresh()
+        self._census.refresh(self._admitted)
         self._grant()
 
-    def _admit(self) -> int:
-        assert self._member is not None
-        batch = admission.take(self._member, INTAKE, BATCH, self._config.limits.document, READ)
-        found: list[Entry | Refusal] = []
-        until = time.monotonic() + PATIENCE
-        for i, raw in enumerate(batch.entries):
-            if found and time.monotonic() > until:
-                break
-            if i in batch.oversize:
-                found.append(self._intake.oversize(batch.oversize[i], INTAKE))
-                continue
-            read = self._intake.read(raw, INTAKE)
-            if isinstance(read, Stream):
-                if not found:
-                    admission.split(self._member, batch, _pieces(read.documents))
-                    return BATCH  # look again at once
-                break
-            found.append(read)
-        if not found:
-            return 0
-        # A cut reply ends this turn; the next look at the list finds what the record made of it (law 2).
-        words = admission.admit(self._member, batch, found, time.time())
-        for entry, word in zip(found, words, strict=False):
-            if isinstance(entry, Refusal):
-                logger.warning("refused: %s", entry.reason, extra={"id": entry.job_id or "?"})
-            elif word == "dead":
-                logger.warning("refused: its id is taken by another job", extra={"id": entry.job_id})
-        if len(found) == 1 and isinstance(found[0], Entry) and words != ["dead"]:
-            logger.info("%s", words[0], extra={"id": found[0].job_id, "system": found[0].system})
-        elif len(found) > 1:
-            logger.info("admitted a batch", extra={"jobs": words.count("admitted"), "refused": words.count("dead")})
-        self._grant()
-        return BATCH if batch.cut or len(found) < len(batch.entries) else len(found)
-
-    def _results(self) -> int:
-        assert self._member is not None
-        batch = admission.take(self._member, RESULTS, BATCH)
+    def _results(self, member: Membership, batch: Batch) -> int:
         if batch.entries:
-            ending.resolve(self._member, batch)
+            ending.resolve(member, batch)
             self._grant()
         return len(batch.entries)
 
+    def flush(self, now: float) -> float | None:
+        """Go on granting where there was more to grant than one go takes."""
+        if self._unfinished and now != float("inf"):
+            self._grant()
+        return 0.0 if self._unfinished else None
+
     def _grant(self) -> None:
-        try:
-            for system, capacity_set in self._sites.sets.items():
-                while admission.grant(self._record, system, capacity_set, BATCH)[0] >= BATCH:
-                    pass
-        except ServerFull as error:
-            logger.warning("no grants: %s", error)
-
-
-def _pieces(documents: Sequence[str]) -> Sequence[str]:
-    """Return at most SPLIT entries for the private list: documents, or shorter streams to be split in their turn.
-
-    A document's text goes up to the next one's, so that their texts in a row are the stream as it was.
-    """
-    size = -(-len(documents) // SPLIT)
-    return ["".join(documents[i : i + size]) for i in range(0, len(documents), size)]
+        """Grant for about `SHIFT` seconds: in between there are heartbeats."""
+        left = dict(self._sites.sets)
+        stop = time.monotonic() + SHIFT
+        while left and time.monotonic() < stop:
+            calls = [admission.granting(system, capacity_set, BATCH) for system, capacity_set in left.items()]
+            answers = self._record.send(calls).answers()
+            complain(answers)
+            left = {
+                system: left[system]
+                for system, answer in zip(left, answers, strict=True)
+                if not isinstance(answer, JobmillError) and answer[0] >= BATCH
+            }
+        self._unfinished = bool(left)

@@ -13,11 +13,24 @@ class Needs:
 
     def __init__(self, sets: Mapping[str, str]) -> None:
         self._sets = dict(sets)  # system -> its in-queue set
-        self.limits: Mapping[str, int] = {}
+        self.limits = {}
+
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """Return set or amount -> its limit."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Mapping[str, int]) -> None:
+        self._limits = limits
+        self._named = any(name.startswith(("User:", "Project:", "Queue:")) for name in limits)
 
     def of(self, spec: JobSpec, system: str) -> str:
-        """Return the words that the grant reads: ``LocalJobs local.cpus=4``; raise SpecError when it can never fit."""
-        words = [self._sets[system]]
+        """Return the words that the grant reads: ``LocalJobs local.cpus=4``; raise SpecError when it can never fit.
+
+        A job that takes nothing but a place in its system's set has none: the grant knows that set.
+        """
+        words: list[str] = []
         resources = spec.resources
         if resources is not None:
             if (resources.cpus or 1) > 1:
@@ -26,10 +39,11 @@ class Needs:
                 words.append(self._amount(system, "memory", resources.memory, " MiB"))
             if resources.gpus:
                 words.append(self._amount(system, "gpus", resources.gpus, ""))
-        for name in (f"User:{spec.user}", f"Project:{spec.project}", f"Queue:{spec.queue}"):
-            if name in self.limits and " " not in name:
-                words.append(name)
-        return " ".join(words)
+        if self._named:
+            for name in (f"User:{spec.user}", f"Project:{spec.project}", f"Queue:{spec.queue}"):
+                if name in self.limits and " " not in name:
+                    words.append(name)
+        return " ".join((self._sets[system], *words)) if words else ""
 
     def _amount(self, system: str, resource: str, wanted: int, unit: str) -> str:
         name = f"{system}.{resource}"

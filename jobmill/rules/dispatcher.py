@@ -36,6 +36,7 @@ class Dispatcher:
             for name in route.systems:
                 if name not in self._systems:
                     raise ConfigError(f"route '{route.name}': {self._unknown(name)}")
+        self._only = None if len(self._systems) != 1 or self._routes else Choice(system=next(iter(self._systems)))
         if len({route.name for route in self._routes}) < len(self._routes):
             twice = next(r.name for n, r in enumerate(self._routes) if r.name in {s.name for s in self._routes[:n]})
             raise ConfigError(f"there are several routes named '{twice}'; give each its own name")
@@ -43,6 +44,8 @@ class Dispatcher:
     def choose(self, job: JobSpec) -> Choice:
         """Return the choice for a job; never raises for what the job says."""
         kinds: frozenset[str] | None = None
+        if self._only is not None and job.class_type is None and job.system is None:
+            return self._only
         if job.class_type is not None:
             try:
                 kinds = job_class(job.class_type).kinds

@@ -13,13 +13,13 @@ import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
-
-import pydantic
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from jobmill.errors import ConfigError, UnknownName, nearest
-from jobmill.jobs.spec import JobSpec
 from jobmill.systems.plugins import Plugins, load_files
+
+if TYPE_CHECKING:
+    from jobmill.jobs.spec import JobSpec
 
 RuleFunction = Callable[..., str | None]
 Function = TypeVar("Function", bound=RuleFunction)
@@ -84,6 +84,8 @@ def _validated(
     function: RuleFunction, parameters: Mapping[str, inspect.Parameter], given: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     """Return the values as the function's annotations want them, so that a bad limit is met here, not at a job."""
+    import pydantic  # only now: starters and fetchers load the site's rules and use none
+
     try:
         hints = typing.get_type_hints(function, include_extras=True)
     except NameError:  # names that are imported for type checkers only

@@ -61,7 +61,8 @@ def explain(client: Client, job_ids: Sequence[str], *, as_json: bool) -> None:
     """Write why each job is where it is."""
     for job_id in job_ids:
         row = client.job(job_id)
-        reason = Explainer(client.record).reason(row)
+        look = Explainer(client.record)
+        reason = look.reason(row)
         evidence = row.exit.get("evidence") if row.state in ENDED else None
         spec = client.spec(job_id)
         place = "the job names it" if spec.get("system") else "chosen by the routes, or the only one that fits"
@@ -71,7 +72,8 @@ def explain(client: Client, job_ids: Sequence[str], *, as_json: bool) -> None:
             continue
         terminal.say(f"{terminal.paint(job_id, 'bold')}  {terminal.state_text(str(row.state))}")
         facts = [("why", reason.why), ("fix", reason.fix), ("evidence", evidence or "")]
-        facts += [("system", f"{row.system} ({place})"), ("needs", row.facts.get("needs", ""))]
+        needs = row.facts.get("needs") or look.systems.get(row.system, {}).get("set", "")
+        facts += [("system", f"{row.system} ({place})"), ("needs", needs)]
         if row.wish:
             facts.append(("wish", f"cancel, by {row.wish.get('who')}: {row.wish.get('why') or 'no reason given'}"))
         for run in client.runs(job_id):

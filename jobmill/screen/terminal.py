@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import sys
 from collections.abc import Mapping
 from functools import cache
@@ -48,12 +47,18 @@ def coloured(stream: TextIO | None = None) -> bool:
 
 def width() -> int:
     """Return the columns of the terminal; in a pipe far more than any line has."""
-    return shutil.get_terminal_size((100, 24)).columns if is_terminal() else 1 << 20
+    if not is_terminal():
+        return 1 << 20
+    from shutil import get_terminal_size  # it brings the archivers
+
+    return get_terminal_size((100, 24)).columns
 
 
 def height() -> int:
     """Return the lines of the terminal."""
-    return shutil.get_terminal_size((100, 24)).lines
+    from shutil import get_terminal_size
+
+    return get_terminal_size((100, 24)).lines
 
 
 def clean(value: object) -> str:

@@ -14,6 +14,7 @@ from jobmill.jobs.registry import class_for
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import admission, capacity, ending, launch, poll
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.poll import Seen
@@ -86,11 +87,16 @@ class Starter(Work):
         self._begun = None
         self._bench.enter()
 
-    def ring(self, queue: str) -> int:
+    def taking(self, queue: str) -> Call[admission.Batch]:
+        """Take up to one batch."""
+        assert self._member is not None
+        return admission.taking(self._member, self._queue, BATCH)
+
+    def ring(self, queue: str, batch: admission.Batch | None = None) -> int:
         """Begin and launch one batch."""
         assert self._member is not None
         # A begin whose reply was cut may have happened: the same turn is sent again and gets the same answer.
-        batch = self._begun or admission.take(self._member, self._queue, BATCH)
+        batch = self._begun or batch or self._record.do(self.taking(queue))
         if not batch.entries:
             return 0
         self._begun = batch
@@ -133,7 +139,7 @@ class Starter(Work):
                 self._failed(flight, str(error))
                 continue
             flight.judge = json.dumps(terms) if (terms := judging_terms(spec)) else ""
-            flight.poll_in = STEPS if spec.steps else system.poll_interval
+            flight.poll_in = poll.FAR if system.surveys else STEPS if spec.steps else system.poll_interval
             grouped.setdefault(g.system, []).append((flight, submission))
         for name, prepared in grouped.items():
             self._submit(self._bench.systems[name], prepared)

@@ -54,6 +54,7 @@ class FakeSystem(ExecutionSystem):
 
     kind: ClassVar[str] = "fake"
     one_host: ClassVar[bool] = True  # its clock is this host's
+    surveys: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -144,12 +145,7 @@ class FakeSystem(ExecutionSystem):
             return dict.fromkeys(handles, ABSENT)
         found = self.cluster.find(handles)
         seen = {h: ABSENT if it is None else SEEN[it.state] for h, it in zip(handles, found, strict=True)}
-        if faults.wrong:
-            true = list(seen.values())
-            for handle in handles:
-                if draw.random() < faults.wrong:
-                    seen[handle] = draw.choice((*WRONG, draw.choice(true)))
-        return seen
+        return _distorted(seen, faults, draw)
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return the records of what has ended, ``late`` seconds after its end."""
@@ -173,6 +169,15 @@ class FakeSystem(ExecutionSystem):
             known = queue.of_token(launch.token)
             answers[launch.token] = self.cluster.handle(known[0].number) if known else Settled.NOT_STARTED
         return answers
+
+    def survey(self, record: str) -> Mapping[Handle, Observation]:
+        """Tell of what is held, in line, or running."""
+        faults, draw = self._verb("survey")
+        if draw.random() < faults.empty:
+            return {}
+        alive, ours, boot = self.cluster.look().alive, f"{record}:", self.cluster.boot
+        seen = {f"{boot}.{number}": SEEN[it.state] for number, it in alive.items() if it.token.startswith(ours)}
+        return _distorted(seen, faults, draw)
 
     def inventory(self, record: str) -> Mapping[Handle, Token]:
         """Return what is held, in line, or running."""
@@ -228,3 +233,13 @@ class FakeSystem(ExecutionSystem):
         if faults.down:
             raise SystemUnavailable("connection refused")
         return faults, self.cluster.fault_file.draw(verb)
+
+
+def _distorted(seen: dict[Handle, Observation], faults: Faults, draw: Random) -> dict[Handle, Observation]:
+    """Return the answer with as much wrong in it as the faults say."""
+    if faults.wrong:
+        true = list(seen.values())
+        for handle in seen:
+            if draw.random() < faults.wrong:
+                seen[handle] = draw.choice((*WRONG, draw.choice(true)))
+    return seen

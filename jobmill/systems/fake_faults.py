@@ -25,7 +25,7 @@ class Faults:
     limit: int | None = None  # submissions that the cluster has at once; what is more is refused, LIMIT
     unclear: float = 0.0  # probability that a submission is accepted and told as UNCLEAR
     duplicate: float = 0.0  # probability that a submission is accepted twice, and one handle told
-    empty: float = 0.0  # probability that a query (status, settle, inventory) answers as if it knew nothing
+    empty: float = 0.0  # probability that a query (status, survey, settle, inventory) answers as if it knew nothing
     wrong: float = 0.0  # probability that an observation is wrong
     late: float = 0.0  # seconds after an end at which its exit record appears
 

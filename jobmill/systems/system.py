@@ -79,10 +79,13 @@ class ExitInfo:
         """True when the program ended by itself with 0 and nothing contradicts it."""
         return self.exit_status is ExitStatus.FINISHED_REGULARLY and self.exit_value == 0 and self.reason is None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that are known, by name."""
+        return {k: v for k, v in self.__dict__.items() if v is not None and v != {}}
+
     def to_json(self) -> str:
         """Return the record's text: one line of JSON without the fields that are unknown."""
-        values = {k: v for k, v in self.__dict__.items() if v is not None and v != {}}
-        return json.dumps(values, separators=(",", ":"))
+        return json.dumps(self.to_dict(), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> ExitInfo:
@@ -196,7 +199,8 @@ class ExecutionSystem(ABC):
     capacity_set: ClassVar[str | None] = None  # name of its in-queue set when not `<Name>Jobs`
     launches_at_once: ClassVar[bool] = False  # True: the handle is known beforehand (`handle_for`), no held submission
     one_host: ClassVar[bool] = False  # True: it belongs to the host where it was first started
-    poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch
+    surveys: ClassVar[bool] = False  # True: it answers for all its launches at once (`survey`), which is asked instead
+    poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys
     absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost
 
     name: str  # its name in the configuration
@@ -270,6 +274,14 @@ class ExecutionSystem(ABC):
         What has ended and is only kept in a history is left out. Raises SystemUnavailable rather than telling a part.
         """
         return {}
+
+    def survey(self, record: str) -> Mapping[Handle, Observation]:
+        """Observe every launch of this record (tokens begin with ``<record>:``), held or not, by one query.
+
+        Only where `surveys`. What has ended may be in it or not: one that is missing is looked for by `exit_info`. The
+        same observation again costs least as the same object. Raises SystemUnavailable rather than telling a part.
+        """
+        raise NotImplementedError(f"{self.kind} answers for single launches only")
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when `ends` has something, or None where nothing is pushed."""

@@ -69,7 +69,7 @@ def serve(role: str, what: str, make: Make, argv: Sequence[str] | None = None) -
             if given.parent_fd is not None:
                 os.set_inheritable(given.parent_fd, True)
             signal.signal(signal.SIGHUP, signal.SIG_IGN)  # kept by exec: another must not end what begins
-            os.execv(sys.executable, [sys.executable, "-m", f"jobmill.scripts.{role}", *(argv or sys.argv[1:])])
+            os.execv(sys.executable, [sys.executable, "-P", "-m", f"jobmill.scripts.{role}", *(argv or sys.argv[1:])])
         return code
     except JobmillError as error:
         print(f"jobmill-{role}: {error}", file=sys.stderr)

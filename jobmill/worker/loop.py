@@ -17,6 +17,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from jobmill.errors import Evicted, TransientError
+from jobmill.ledger.admission import Batch
 from jobmill.ledger.doorbell import Doorbell
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import BATCH, Record, batches
@@ -52,6 +53,7 @@ class Loop:
         self._member = Membership(record=record, role=work.role, lane=work.lane, digest=work.digest)
         self._bells: dict[str, Doorbell] = {}
         self._paces: dict[str, Pace] = {}
+        self._heads: dict[str, Batch] = {}  # queue -> what its bell brought
         self._look: dict[str, float] = {}  # queue -> when to look without waiting for its bell
         self._entered = False
         self._stop = 0  # signals seen: 1 warm, 2 cold
@@ -90,13 +92,14 @@ class Loop:
     def _turn(self) -> None:
         if not self._member.name:
             self._member.register()
-            self._bells = {q: Doorbell(self._record, q, self._member.name) for q in self._work.queues()}
-            self._paces = {q: Pace() for q in self._bells}
-            self._look = dict.fromkeys(self._bells, 0.0)
+            self._bells, self._heads = {}, {}
             self._entered = False
             self._beat_at = self._tick_at = 0.0
         if not self._entered:  # nothing is taken before this has gone through
             self._work.enter(self._member)
+            self._bells = {q: self._bell(q) for q in self._work.queues()}
+            self._paces = {q: Pace() for q in self._bells}
+            self._look = dict.fromkeys(self._bells, 0.0)
             self._entered = True
         if self._reload:
             self._reload = False
@@ -121,7 +124,8 @@ class Loop:
         for queue, bell in self._bells.items():
             if bell.armed:
                 if bell.fileno() in ready:
-                    if bell.answer():
+                    if head := bell.answer():
+                        self._heads[queue] = head
                         self._look[queue] = 0.0
                 elif bell.overdue():
                     bell.drop()
@@ -132,8 +136,11 @@ class Loop:
                 self._take(queue, now)
         self._work.flush(self._clock())
 
+    def _bell(self, queue: str) -> Doorbell:
+        return Doorbell(self._record, queue, self._member.name, self._work.taking(queue))
+
     def _take(self, queue: str, now: float) -> None:
-        count = self._work.ring(queue)
+        count = self._work.ring(queue, self._heads.pop(queue, None))
         pace = self._paces[queue]
         pace.note(count, now)
         if count >= BATCH:
@@ -181,8 +188,7 @@ class Loop:
         if self._outage in (0, 10) or self._outage % 100 == 0:
             logger.warning("%s; tries again", error, extra={"attempt": self._outage + 1})
         self._outage += 1
-        for bell in self._bells.values():
-            bell.drop()
+        self._drop()
         self._look = dict.fromkeys(self._bells, 0.0)
         until = self._clock() + random.uniform(0.3, 1.0) * min(2.0, 0.05 * 2 ** min(self._outage, 10))
         while not self._stop and (left := until - self._clock()) > 0:
@@ -211,6 +217,7 @@ class Loop:
         return ANEW if self._anew and self._stop < 2 else 0
 
     def _drop(self) -> None:
+        self._heads = {}
         for bell in self._bells.values():
             bell.drop()
 

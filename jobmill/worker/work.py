@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+from jobmill.ledger.admission import Batch
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.membership import Membership
 
 
@@ -29,8 +31,12 @@ class Work(ABC):
         """Begin to act under this registration: at the start, and anew after an eviction."""
 
     @abstractmethod
-    def ring(self, queue: str) -> int:
-        """Take one batch from the head of the private list and deal with it; return how many entries there were."""
+    def taking(self, queue: str) -> Call[Batch]:
+        """Return how this worker looks at the head of its private list; asked once for each registration."""
+
+    @abstractmethod
+    def ring(self, queue: str, batch: Batch | None = None) -> int:
+        """Deal with the head of the private list, which may have been looked at; return how many entries there were."""
 
     def filenos(self) -> Sequence[int]:
         """Return the descriptors, besides the lists, that wake this worker."""

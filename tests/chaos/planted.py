@@ -56,7 +56,7 @@ BUGS = (
     Bug(
         name="a grant that does not look at limits",
         file="ledger/lua/grant.lua",
-        old="if held + wants > most or",
+        old="if held(name, amount) + wants > most or",
         new="if",
         found=frozenset({"over_capacity"}),
         nemesis=("script-flush",),
@@ -64,7 +64,7 @@ BUGS = (
     Bug(
         name="an end that gives nothing back",
         file="ledger/lua/prelude.lua",
-        old="else call('SREM', P .. token, j.id) end",
+        old="else srem(P .. token, j.id) end",
         new="end",
         found=frozenset({"leaked", "lost"}),
         nemesis=("script-flush",),

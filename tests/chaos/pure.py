@@ -20,7 +20,7 @@ PURE = _set("""
     os.path.split os.path.splitext os.path.normpath os.path.abspath os.path.isabs os.path.expanduser
     os.get_inheritable os.get_blocking os.set_inheritable os.set_blocking os.urandom os.pipe os.dup2 os.chdir
     signal.signal signal.set_wakeup_fd signal.pthread_sigmask signal.sigtimedwait signal.Signals
-    pathlib.Path pathlib.PurePath pwd.getpwuid
+    pathlib.Path pathlib.PurePath pwd.getpwuid sys.intern
     importlib.resources.files importlib.util.spec_from_file_location importlib.util.module_from_spec
     redis.Redis redis.Redis.from_url redis.retry.Retry redis.backoff.NoBackoff redis.sentinel.Sentinel
 """)
@@ -36,11 +36,11 @@ PURE_METHODS = frozenset(
     popleft appendleft most_common match fullmatch search sub finditer findall group groups uniform choice random
     add_argument parse_args debug info warning error exception getMessage setFormatter setLevel formatException
     is_absolute with_name relative_to expanduser absolute as_posix register unregister modify fileno
-    model_copy model_validate model_dump unpack_from pack total_seconds timestamp isoformat hexdigest digest
+    _replace model_copy model_validate model_dump unpack_from pack total_seconds timestamp isoformat hexdigest digest
 """)
 # Calls by their text: clocks and random numbers that are handed in, unpackers, short names, the names of keys.
 PURE_VARIABLES = _set("""
-    self._clock clock self._chance keys encode _read_info _read_usage poll.poll poller.poll record.keys.job
-    self._record.keys.job record.keys.spec pace.note retry.wait
+    self._clock clock self._chance keys encode _encode reopen _read_info _read_usage poll.poll poller.poll
+    record.keys.job self._record.keys.job record.keys.spec pace.note retry.wait
 """)
 NEVER_RETURN = _set("os.execv os.execve os._exit sys.exit")  # nobody can die after them

@@ -114,7 +114,7 @@ class Watcher:
                 if before is not None:
                     self.backwards.append(f"{job_id}: its record was there and is gone")
                 continue
-            now = (int(run), int(fence), state.decode())
+            now = (int(run or 1), int(fence or 0), state.decode())
             if before is not None and (now[0] < before[0] or now[1] < before[1]):
                 self.backwards.append(f"{job_id}: run {before[0]}, fence {before[1]} became {now[0]}, {now[1]}")
             if before is not None and before[2] in ENDED and now != before:

@@ -1,5 +1,5 @@
 -- Admission of the head of the private list: ARGV = process, queue, turn, then 12 values an entry:
---   'job', id, spec, system, user, name, priority, needs, place, due (ms), dependencies, extras (JSON: tags, notify, after)
+--   'job', id, spec, system, user, name, priority, needs ('' only the system's set), place, due (ms), dependencies, extras (JSON: tags, notify, after)
 --   'dead', header (one line of JSON), id ('' unknown), and nine empty ones
 -- Answer: a word an entry: admitted | same | cancelled | not_run | dead. {'again'} where this turn was applied before.
 local process, queue = ARGV[1], ARGV[2]
@@ -12,6 +12,21 @@ local n = (#ARGV - 3) / 12
 call('HINCRBY', P .. 'Process:' .. process, 'turn:' .. queue, 1)
 local arrival = call('INCRBY', P .. 'Arrivals', n) - n
 local ends, told, last = {}, {}, nil
+local known, specs = {}, {} -- id -> the spec that stands under it; what is to be written
+bundle()
+do
+  local keys, ids = {}, {}
+  for e = 1, n do
+    local a = 3 + (e - 1) * 12
+    if ARGV[a + 1] ~= 'dead' then
+      ids[#ids + 1] = ARGV[a + 2]
+      keys[#keys + 1] = P .. 'Spec:' .. ARGV[a + 2]
+      keys[#keys + 1] = P .. 'Wish:' .. ARGV[a + 2]
+    end
+  end
+  local found = #keys > 0 and call('MGET', unpack(keys)) or {}
+  for i, id in ipairs(ids) do known[id] = { spec = found[2 * i - 1], wish = found[2 * i] } end
+end
 
 local function verdict(after, state) -- is a dependency that ended like this what was waited for?
   if after == 'any' then return true end
@@ -29,7 +44,7 @@ for e = 1, n do
     if ARGV[a + 3] ~= '' then note({ id = ARGV[a + 3] }, 'refused', 0) end
   else
     local id, spec = ARGV[a + 2], ARGV[a + 3]
-    local had = call('GET', P .. 'Spec:' .. id)
+    local had = known[id].spec
     if had == spec then
       told[e] = 'same'
     elseif had then
@@ -41,9 +56,9 @@ for e = 1, n do
     else
       local j = { id = id, key = P .. 'Job:' .. id, run = '1', fence = '0', system = ARGV[a + 4], user = ARGV[a + 5],
         score = arrival + e - tonumber(ARGV[a + 7]) * 4398046511104, state = ARGV[a + 9] }
-      local fields = { 'state', j.state, 'run', 1, 'fence', 0, 'system', j.system, 'user', j.user, 'score',
-        string.format('%.0f', j.score), 'needs', ARGV[a + 8], 'submitted', NOW }
-      j.score = fields[12]
+      j.score = string.format('%.0f', j.score)
+      local fields = { 'state', j.state, 'system', j.system, 'user', j.user, 'score', j.score, 'since', TIME[1] }
+      if ARGV[a + 8] ~= '' then fields[#fields + 1] = 'needs'; fields[#fields + 1] = ARGV[a + 8] end
       if ARGV[a + 6] ~= '' then fields[#fields + 1] = 'name'; fields[#fields + 1] = ARGV[a + 6] end
       local extras = ARGV[a + 12] ~= '' and cjson.decode(ARGV[a + 12]) or {}
       for name, value in pairs(extras) do
@@ -69,9 +84,11 @@ for e = 1, n do
         fields[#fields + 1] = 'depends'; fields[#fields + 1] = ARGV[a + 11]
       end
       call('HSET', j.key, unpack(fields))
-      call('SET', P .. 'Spec:' .. id, spec)
+      specs[#specs + 1] = P .. 'Spec:' .. id
+      specs[#specs + 1] = spec
+      known[id].spec = spec
       last = id
-      local wish = call('GET', P .. 'Wish:' .. id)
+      local wish = known[id].wish
       if wish or fate then
         local exit = wish and { exit_status = 'aborted_before_running', reason = 'cancelled', evidence = 'wish',
             message = wish }
@@ -83,8 +100,8 @@ for e = 1, n do
         finish(j, told[e], cjson.encode(exit))
         if ring(j) then ends[#ends + 1] = id end
       else
-        if j.state == 'held' then call('ZADD', P .. 'Jobs:held', NOW, id)
-        elseif j.state == 'later' then call('ZADD', P .. 'Later', ARGV[a + 10], id)
+        if j.state == 'held' then zadd(P .. 'Jobs:held', NOW, id)
+        elseif j.state == 'later' then zadd(P .. 'Later', ARGV[a + 10], id)
         else wait(j) end
         note(j, j.state)
         told[e] = 'admitted'
@@ -92,6 +109,7 @@ for e = 1, n do
     end
   end
 end
+if #specs > 0 then call('MSET', unpack(specs)) end
 if n >= call('LLEN', mine) then call('UNLINK', mine) else call('LTRIM', mine, n, -1) end
 if last then call('SET', P .. 'Last', last) end
 if #ends > 0 then call('RPUSH', P .. 'Result_Queue', unpack(ends)) end

@@ -6,29 +6,37 @@ if not alive(process) then return redis.error_reply('EVICTED ' .. process) end
 local t = turn(process, queue, ARGV[3])
 if not t then return { 'refused' } end
 adds()
+bundle()
 local mine = P .. queue .. ':taken:' .. process
 local n, told, gone = (#ARGV - 4) / 4, {}, {}
 if t == 'now' then call('HINCRBY', P .. 'Process:' .. process, 'turn:' .. queue, 1) end
 for e = 1, n do
   local a = 4 + (e - 1) * 4
   local id, fence, run, handle = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
-  local j = id ~= '' and read(id)
+  local key = P .. 'Job:' .. id
   told[e] = 'void'
   if id == '' then
     if t == 'now' then
       call('RPUSH', P .. 'Dead_Queue', cjson.encode({ reason = 'not a granted job', queue = queue, time = NOW / 1000 })
         .. '\n' .. call('LINDEX', mine, e - 1))
     end
-  elseif j and j.fence == fence and j.run == run then
-    if t == 'again' and j.state == 'starting' and j.owner == process and not gone[id] then
-      gone[id] = true -- an entry that stands there twice starts one launch, also in the answer to a turn sent again
-      told[e] = 'go'
-    elseif t == 'now' and j.state == 'granted' then
-      call('HSET', j.key, 'state', 'starting', 'owner', process)
-      if handle ~= '' then call('HSET', j.key, 'handle', handle) else call('HDEL', j.key, 'handle') end
-      call('ZADD', P .. 'Starting_Queue' .. lane(j.system), NOW + lease, id)
-      note(j, 'starting')
-      told[e] = 'go'
+  else
+    local j = call('HMGET', key, 'state', 'run', 'fence', 'system', 'owner', 'handle')
+    if j[1] and j[2] == run and j[3] == fence then
+      if t == 'again' and j[1] == 'starting' and j[5] == process and not gone[id] then
+        gone[id] = true -- an entry that stands there twice starts one launch, also in the answer to a turn sent again
+        told[e] = 'go'
+      elseif t == 'now' and j[1] == 'granted' then
+        if handle ~= '' then
+          call('HSET', key, 'state', 'starting', 'owner', process, 'handle', handle)
+        else
+          call('HSET', key, 'state', 'starting', 'owner', process)
+          if j[6] then call('HDEL', key, 'handle') end
+        end
+        zadd(P .. 'Starting_Queue' .. lane(j[4]), NOW + lease, id)
+        note({ id = id, run = run }, 'starting')
+        told[e] = 'go'
+      end
     end
   end
 end

@@ -1,19 +1,37 @@
--- Jobs that are due for a poll: ARGV = lane suffix, how many, lease (ms). A claim moves a job to now + lease, so that
--- the poll of a fetcher that dies is made by another.
--- Answer: the time (ms), then id, run, fence, state, system, handle, wish, owner, absent since (ms), killed since (ms),
--- … for each.
+-- Jobs that are due for a poll of their own: ARGV = lane suffix, how many, lease (ms). A claim moves a job to now +
+-- lease, so that the poll of a fetcher that dies is made by another.
+-- With ids after these: what the record has of these jobs, whatever their state; nothing is moved.
+-- Answer: the time (ms), then 13 values a job: id, run, fence, state ('' where there is no such job), system, handle,
+-- wish, owner, absent since (ms), killed since (ms), retries, sealed launches, '1' where its spec may have terms for the
+-- judge.
 local queue, n, lease = P .. 'Running_Queue' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local found = { string.format('%.0f', NOW) }
+
+local function tell(id, v)
+  local at = #found
+  found[at + 1] = id
+  for i = 1, 11 do found[at + 1 + i] = v[i] or (i == 1 and '1' or '') end -- a run is not written before the first grant
+  local spec = call('GET', P .. 'Spec:' .. id) or ''
+  found[at + 13] = (spec:find('"outputs":', 1, true) or spec:find('"retry":', 1, true)) and '1' or ''
+end
+
+local function facts(id)
+  return call('HMGET', P .. 'Job:' .. id, 'run', 'fence', 'state', 'system', 'handle', 'wish', 'owner', 'absent',
+    'killed', 'retries', 'seals')
+end
+
+if ARGV[4] then
+  for a = 4, #ARGV do tell(ARGV[a], facts(ARGV[a])) end
+  return found
+end
 frees()
 for _, id in ipairs(call('ZRANGEBYSCORE', queue, '-inf', NOW, 'LIMIT', 0, n)) do
-  local j = read(id)
-  if not j or not POLLED[j.state] then
+  local v = facts(id)
+  if not v[3] or not POLLED[v[3]] then
     call('ZREM', queue, id)
   else
     call('ZADD', queue, NOW + lease, id)
-    local seen = call('HMGET', j.key, 'absent', 'killed')
-    for _, v in ipairs({ id, j.run, j.fence, j.state, j.system, j.handle or '', j.wish or '', j.owner or '',
-      seen[1] or '', seen[2] or '' }) do found[#found + 1] = v end
+    tell(id, v)
   end
 end
 return found

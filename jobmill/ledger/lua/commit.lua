@@ -3,6 +3,8 @@
 -- A launch has one handle: the first that is committed. Another one of the same launch (accepted twice) is 'stale'.
 local n, told = #ARGV / 7, {}
 adds()
+bundle()
+local NEEDED = { 'state', 'run', 'fence', 'system', 'handle', 'wish' }
 
 local function another(j, handle) -- was a different handle committed for this very launch?
   if handle == '' or j.state == 'starting' or j.handle == handle then return false end
@@ -11,26 +13,30 @@ end
 
 for e = 1, n do
   local a = (e - 1) * 7
-  local j = read(ARGV[a + 1])
+  local j = read(ARGV[a + 1], NEEDED)
   local run, fence, state = ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   if not j or j.run ~= run or j.fence ~= fence then told[e] = 'stale'
   elseif ENDED[j.state] then told[e] = 'ended'
   elseif not LAUNCHED[j.state] then told[e] = 'stale'
   elseif another(j, ARGV[a + 5]) then told[e] = 'stale'
   else
+    local handle, native = ARGV[a + 5], ARGV[a + 6]
+    local fields = handle ~= '' and { 'committed', j.run .. ':' .. j.fence } or {}
     if j.state == 'starting' or (j.state == 'unknown' and can(j, state)) then -- sent again it must not undo a poll's news
-      call('HSET', j.key, 'state', state)
-      if ARGV[a + 5] ~= '' then call('HSET', j.key, 'handle', ARGV[a + 5]) end
-      if ARGV[a + 6] ~= '' then call('HSET', j.key, 'native', ARGV[a + 6]) end
+      if handle ~= '' then fields[#fields + 1] = 'handle'; fields[#fields + 1] = handle end
+      if native ~= '' then fields[#fields + 1] = 'native'; fields[#fields + 1] = native end
+      call('HSET', j.key, 'state', state, unpack(fields))
       if state == 'running' then call('HSETNX', j.key, 'started', NOW) end
       unindex(j)
-      call('ZADD', P .. 'Running_Queue' .. lane(j.system), j.wish and 0 or NOW + ARGV[a + 7], j.id)
+      zadd(P .. 'Running_Queue' .. lane(j.system), j.wish and 0 or NOW + ARGV[a + 7], j.id)
       note(j, state)
     else -- a poll knew of it first
-      if ARGV[a + 5] ~= '' then call('HSETNX', j.key, 'handle', ARGV[a + 5]) end
-      if ARGV[a + 6] ~= '' then call('HSETNX', j.key, 'native', ARGV[a + 6]) end
+      if handle ~= '' then
+        call('HSETNX', j.key, 'handle', handle)
+        call('HSET', j.key, unpack(fields))
+      end
+      if native ~= '' then call('HSETNX', j.key, 'native', native) end
     end
-    if ARGV[a + 5] ~= '' then call('HSET', j.key, 'committed', j.run .. ':' .. j.fence) end
     told[e] = j.wish or 'ok'
   end
 end

@@ -8,9 +8,15 @@ local process, queue, turned, drop = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4]
 local n, told, rung = (#ARGV - 4) / 7, {}, {}
 local walls, counts, systems = {}, {}, {}
 frees()
+bundle()
+local NEEDED = { 'state', 'run', 'system', 'holds', 'wish', 'notify', 'tags', 'progress' }
+local keys = {}
+for e = 1, n do keys[e] = P .. 'Job:' .. ARGV[5 + (e - 1) * 7] .. ':dependents' end
+local awaited = n > 0 and call('EXISTS', unpack(keys)) > 0 -- somebody waits for one of them at least
 for e = 1, n do
   local a = 4 + (e - 1) * 7
-  local j = read(ARGV[a + 1])
+  local j = read(ARGV[a + 1], NEEDED)
+  if j and not LAUNCHED[j.state] then j = read(ARGV[a + 1]) end -- to leave a line, more has to be known
   local state, exit, again = ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   if not j or j.run ~= ARGV[a + 2] then
     told[e] = 'stale'
@@ -32,15 +38,15 @@ for e = 1, n do
       call('HDEL', j.key, 'owner', 'handle', 'started', 'native', 'progress', 'absent', 'killed', 'host', 'native_state',
         'full')
       call('HINCRBY', j.key, 'fence', 1)
-      call('HINCRBY', j.key, 'run', 1)
+      call('HSET', j.key, 'run', j.run + 1)
       call('HINCRBY', j.key, 'retries', 1)
       call('HSET', j.key, 'state', 'later', 'why', 'retry of a run that ended ' .. state)
-      call('ZADD', P .. 'Later', NOW + again, j.id)
+      zadd(P .. 'Later', NOW + again, j.id)
       note(j, 'later', j.run + 1)
       told[e] = 'later'
     else
       finish(j, state, exit)
-      if ring(j) then rung[#rung + 1] = j.id end
+      if awaited and ring(j) then rung[#rung + 1] = j.id end
       told[e] = 'ended'
     end
   end

@@ -65,58 +65,135 @@ if word and tonumber(word:match('^%d+') or 0) > NOW then n = 0 end
 
 local granted, queue = 0, P .. 'Granted_Queue' .. lane(system)
 local top = slots and math.min(limit, slots + ahead) or limit
-local lines = {}
+
+-- The users in line, lowest rank first: a page at a time, from which the lowest is taken again and again. Whoever is not
+-- on the page comes after `bound`, the last of a full page as it was read.
+local PAGE = 20
+local users, bound = {}, nil
+
+local function before(a, b) return a.rank < b.rank or (a.rank == b.rank and a.name < b.name) end
+
+local function put_back() -- write down what was taken from the page
+  for _, u in ipairs(users) do
+    if #u.gone > 0 then call('ZREM', ranks .. ':' .. u.name, unpack(u.gone)) end
+    if u.empty then call('ZREM', ranks, u.name)
+    elseif u.turns > 0 then call('ZADD', ranks, u.rank, u.name) end
+  end
+  users = {}
+end
+
+local function page()
+  put_back()
+  local found = call('ZRANGE', ranks, 0, PAGE - 1, 'WITHSCORES')
+  for i = 1, #found, 2 do
+    users[#users + 1] = { name = found[i], rank = tonumber(found[i + 1]), turns = 0, gone = {}, line = {}, at = 1 }
+  end
+  bound = #users == PAGE and { name = users[PAGE].name, rank = users[PAGE].rank } or nil
+end
+
+local function lowest() -- the user whose turn it is
+  local best = nil
+  for _, u in ipairs(users) do if not u.empty and (not best or before(u, best)) then best = u end end
+  if bound and (not best or before(bound, best)) then
+    page()
+    return users[1]
+  end
+  return best
+end
+
+local function first(u) -- the first job of a user's line, which has not been taken
+  if not u.line[u.at] then
+    if #u.gone > 0 then call('ZREM', ranks .. ':' .. u.name, unpack(u.gone)) end
+    u.gone, u.at = {}, 1
+    u.line = call('ZRANGE', ranks .. ':' .. u.name, 0, math.max(0, math.min(n - granted, 50) - 1))
+  end
+  return u.line[u.at]
+end
+
+local function pass(u) -- the first is out of the line
+  u.gone[#u.gone + 1] = u.line[u.at]
+  u.at = u.at + 1
+end
+
+local counted = {} -- set or amount -> how much of it is held, with what is granted here
+local function held(name, amount)
+  if not counted[name] then
+    counted[name] = amount and tonumber(call('HGET', P .. 'Used', name) or 0) or call('SCARD', P .. name)
+  end
+  return counted[name]
+end
+
+local into, amounts, jobs = {}, {}, {}
+if granted < n and used < top then page() end
 while granted < n and used < top and steps > 0 do
   steps = steps - 1
-  local user = call('ZRANGE', ranks, 0, 0)[1]
-  if not user then break end
-  local mine = ranks .. ':' .. user
-  local id = call('ZRANGE', mine, 0, 0)[1]
-  local j = id and read(id)
+  local u = lowest()
+  if not u then break end
+  local id = first(u)
+  local v = id and call('HMGET', P .. 'Job:' .. id, 'state', 'run', 'fence', 'needs', 'score')
   if not id then
-    call('ZREM', ranks, user)
-  elseif not j or j.state ~= 'waiting' then
-    call('ZREM', mine, id) -- an index entry that nothing stands behind
+    u.empty = true
+  elseif v[1] ~= 'waiting' then
+    pass(u) -- an index entry that nothing stands behind
   else
-    local full, plain = nil, true
-    for token in j.needs:gmatch('%S+') do
+    local full, plain, tokens, run, needs = nil, true, {}, v[2] or '1', v[4] or set
+    for token in needs:gmatch('%S+') do
       local name, amount = token:match('^(.+)=(%d+)$')
       name = name or token
+      tokens[#tokens + 1] = { name, amount }
       if name ~= set then
         plain = false
         local most = tonumber(call('HGET', P .. 'Capacity', name) or '')
-        local held = amount and tonumber(call('HGET', P .. 'Used', name) or 0) or call('SCARD', P .. name)
         if most then
-          local wants, first = tonumber(amount or 1), head(name, most)
-          if held + wants > most or (first and first < tonumber(j.score)) then full = name; break end
+          local wants, earliest = tonumber(amount or 1), head(name, most)
+          if held(name, amount) + wants > most or (earliest and earliest < tonumber(v[5])) then full = name; break end
         end
       end
     end
     if full then
-      call('HSET', j.key, 'full', full)
-      call('ZREM', mine, id)
-      call('ZADD', P .. 'Full:' .. full, j.score, id)
+      call('HSET', P .. 'Job:' .. id, 'full', full)
+      call('ZADD', P .. 'Full:' .. full, v[5], id)
       call('SADD', P .. 'Full', full)
       heads[full] = nil
+      pass(u)
     elseif slots and not plain and used >= slots then
       break -- what holds amounts or named sets is never granted ahead of a slot
     else
-      local fence = call('HINCRBY', j.key, 'fence', 1)
-      call('HSET', j.key, 'state', 'granted', 'holds', j.needs, 'granted', NOW)
-      call('ZREM', mine, id)
-      for token in j.needs:gmatch('%S+') do
-        local name, amount = token:match('^(.+)=(%d+)$')
-        if amount then call('HINCRBY', P .. 'Used', name, amount) else call('SADD', P .. token, id) end
+      local fence = string.format('%.0f', tonumber(v[3] or 0) + 1)
+      call('HSET', P .. 'Job:' .. id, 'state', 'granted', 'run', run, 'fence', fence, 'holds', needs,
+        'granted', NOW)
+      pass(u)
+      u.rank, u.turns = u.rank + 1, u.turns + 1
+      for _, token in ipairs(tokens) do
+        local name, amount = token[1], token[2]
+        if amount then
+          amounts[name] = (amounts[name] or 0) + amount
+          counted[name] = held(name, amount) + amount
+        else
+          if name ~= set then counted[name] = held(name) + 1 end
+          into[name] = into[name] or {}
+          into[name][#into[name] + 1] = id
+        end
       end
-      call('ZINCRBY', ranks, 1, user)
-      lines[#lines + 1] = '{"id":"' .. id .. '","fence":' .. fence .. ',"run":' .. j.run .. ',"system":"' .. system ..
-        '","spec":' .. call('GET', P .. 'Spec:' .. id) .. '}'
-      note(j, 'granted')
+      note({ id = id, run = run }, 'granted')
       granted = granted + 1
       used = used + 1
+      jobs[granted] = { id, fence, run }
     end
   end
 end
-if #lines > 0 then call('RPUSH', queue, unpack(lines)) end
+put_back()
+for name, ids in pairs(into) do call('SADD', P .. name, unpack(ids)) end
+for name, amount in pairs(amounts) do call('HINCRBY', P .. 'Used', name, amount) end
+if granted > 0 then
+  local keys, lines = {}, {}
+  for i, job in ipairs(jobs) do keys[i] = P .. 'Spec:' .. job[1] end
+  local specs = call('MGET', unpack(keys))
+  for i, job in ipairs(jobs) do
+    lines[i] = '{"id":"' .. job[1] .. '","fence":' .. job[2] .. ',"run":' .. job[3] .. ',"system":"' .. system ..
+      '","spec":' .. specs[i] .. '}'
+  end
+  call('RPUSH', queue, unpack(lines))
+end
 publish()
 return { granted, limit - used, call('ZCARD', ranks) }

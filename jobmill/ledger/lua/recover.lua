@@ -1,6 +1,6 @@
 -- A process is dead: ARGV = process, silence (ms; 0: its death was proved), poison limit, then its queues.
--- Its lists go back to the heads of their queues, at most 250 entries a call. An entry that more processes than the limit
--- had in hand when they died is poison; `take` hands out a suspect alone. The dead process stays known for a day: a
+-- Its lists go back to the heads of their queues, at most 250 entries a call. An entry of Job_Queue that more processes
+-- than the limit had in hand when they died is poison; `take` hands out a suspect alone. The dead process stays known for a day: a
 -- pending move may still fill its lists.
 -- Answer: {entries moved, entries left} or {-1, 0} where the process is not that silent.
 local process, silence, limit = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -14,7 +14,9 @@ for i = 4, #ARGV do
   local mine, queue = P .. ARGV[i] .. ':taken:' .. process, P .. ARGV[i]
   local took = call('HMGET', known, 'turn:' .. ARGV[i], 'hand:' .. ARGV[i])
   local turned, hand = (took[2] or ''):match('^(%d+) (%d+)$')
-  hand = turned == (took[1] or '0') and tonumber(hand) or 0 -- what it was at when it died; the rest was not read yet
+  -- what it was at when it died; the rest was not read yet. Without a note it is the first one
+  hand = turned == (took[1] or '0') and tonumber(hand) or 1
+  if ARGV[i] ~= 'Job_Queue' then hand = 0 end -- the other queues hold what our own processes wrote
   for _ = 1, 250 do
     local entry = call('LINDEX', mine, -1)
     if not entry then break end
@@ -26,7 +28,7 @@ for i = 4, #ARGV do
       call('HSET', P .. 'Recovered', digest, count .. ' ' .. process)
       call('EXPIRE', P .. 'Recovered', 86400)
     end
-    if count > limit and ARGV[i]:sub(1, 9) == 'Job_Queue' then
+    if count > limit then
       call('RPUSH', P .. 'Dead_Queue', cjson.encode({ reason = 'poison: ' .. count ..
         ' processes died while they held this entry', queue = ARGV[i], time = NOW / 1000 }) .. '\n' .. entry)
       call('RPOP', mine)

@@ -14,7 +14,7 @@ for i = 1, #ARGV do
     call('HDEL', j.key, 'exit', 'ended', 'wish', 'handle', 'started', 'native', 'retries', 'seals', 'aborts', 'absent',
       'killed', 'blocked', 'host', 'native_state')
     call('HINCRBY', j.key, 'fence', 1)
-    call('HINCRBY', j.key, 'run', 1)
+    call('HSET', j.key, 'run', j.run + 1)
     j.blocked = nil
     line_up(j)
     note(j, 'waiting', j.run + 1)

@@ -23,7 +23,7 @@ for e = 1, n do
       'native_state')
     call('HINCRBY', j.key, 'fence', 1)
     call('HINCRBY', j.key, 'seals', 1)
-    call('HINCRBY', j.key, 'run', 1)
+    call('HSET', j.key, 'run', j.run + 1)
     call('HSET', j.key, 'state', 'waiting')
     wait(j)
     note(j, 'waiting', j.run + 1)

@@ -1,16 +1,21 @@
--- What a poll saw: ARGV = 5 values a job: id, run, state, poll again in (ms), fields (JSON; an empty value removes one).
+-- What a poll saw: ARGV = 5 values a job: id, run, state ('' as it is), poll again in (ms; '' when it was due before, for
+-- one that is polled with its endpoint), fields (JSON; an empty value removes one).
 -- Answer: 'ok' | 'stale' a job.
 local n, told = #ARGV / 5, {}
 frees()
 for e = 1, n do
   local a = (e - 1) * 5
   local j = read(ARGV[a + 1])
-  local state = ARGV[a + 3]
+  local state, wait = ARGV[a + 3], ARGV[a + 4]
+  if j and state == '' then state = j.state end
   if not j or j.run ~= ARGV[a + 2] or not LAUNCHED[j.state] or not POLLED[state]
     or (state ~= j.state and not can(j, state)) then
     told[e] = 'stale'
   else
-    unindex(j)
+    if j.state == 'starting' then
+      unindex(j)
+      if wait == '' then wait = 0 end
+    end
     if state ~= j.state then
       call('HSET', j.key, 'state', state)
       if state == 'running' then call('HSETNX', j.key, 'started', NOW) end
@@ -23,9 +28,11 @@ for e = 1, n do
         else call('HSET', j.key, name, value) end
       end
     end
-    -- a wish that came between the claim and this answer is not put off: the job stays due until its killing has begun
-    local due = j.wish and call('HEXISTS', j.key, 'killed') == 0
-    call('ZADD', P .. 'Running_Queue' .. lane(j.system), due and NOW or NOW + ARGV[a + 4], j.id)
+    if wait ~= '' then
+      -- a wish that came between the claim and this answer is not put off: the job stays due until its killing has begun
+      local due = j.wish and call('HEXISTS', j.key, 'killed') == 0
+      call('ZADD', P .. 'Running_Queue' .. lane(j.system), due and NOW or NOW + wait, j.id)
+    end
     told[e] = 'ok'
   end
 end

@@ -15,6 +15,7 @@ def fake_plain(batch: Batch) -> None:
     for how in ("0", "0", "3"):
         batch.fake(0.05, how)
     batch.fake(100, resources={"walltime": "1s"}, may=["failed"])
+    batch.fake(0.05, "3", retry={"max": 1, "delay": "0s", "on": ["failed"]})
     batch.push()
 
 
@@ -58,6 +59,19 @@ def fake_down(batch: Batch) -> None:
         cluster.faults(down=False)
 
 
+def fake_slow(batch: Batch) -> None:
+    """A cluster that takes its time: a poll outlasts a part of its lease."""
+    cluster = _cluster(batch.bench)
+    for _ in range(3):
+        batch.fake(1.0)
+    batch.push()
+    cluster.faults(delay=LEASE / 2)
+    try:
+        time.sleep(3 * LEASE)
+    finally:
+        cluster.faults(delay=0.0)
+
+
 def strays(batch: Batch) -> None:
     """Submissions that were accepted twice; a fetcher that begins looks for strays at once."""
     cluster = _cluster(batch.bench)
@@ -70,7 +84,7 @@ def strays(batch: Batch) -> None:
     finally:
         cluster.faults(duplicate=0.0)
     batch.bench.signal("fetcher")
-    time.sleep(2.0)
+    batch.bench.until(lambda: not cluster.look().alive, 3 * LEASE)
 
 
 def zombie(batch: Batch) -> None:
@@ -95,6 +109,7 @@ SCENARIOS: dict[str, Scenario] = {
     "fake-cancel": fake_cancel,
     "fake-faults": fake_faults,
     "fake-down": fake_down,
+    "fake-slow": fake_slow,
     "strays": strays,
     "zombie": zombie,
 }

@@ -1,0 +1,93 @@
+"""Ends of launches: judged by what is known of them, recorded, and told in the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jobmill.fetcher.judge import judge
+from jobmill.jobs.terms import judging_terms
+from jobmill.ledger import ending, listing
+from jobmill.ledger.ending import RunEnd
+from jobmill.ledger.poll import Due
+from jobmill.ledger.record import Record
+from jobmill.systems.system import ExitInfo
+
+logger = logging.getLogger("jobmill")
+
+
+class Ends:
+    """What a fetcher does with exit records that a system gave it."""
+
+    def __init__(self, record: Record, spool: Path) -> None:
+        self._record = record
+        self._spool = spool
+
+    def folder(self, job_id: str, run: int) -> Path:
+        """Return the run folder."""
+        return self._spool / "jobs" / job_id / f"run.{run}"
+
+    def finish(self, over: Sequence[tuple[Due, ExitInfo]]) -> None:
+        """End runs, by what the record says of their jobs; at most 250."""
+        terms = self._terms([job.job_id for job, _ in over if job.terms])
+        ends: list[RunEnd] = []
+        for job, info in over:
+            values = info.to_dict()
+            if job.wish:
+                values["message"] = _who(job.wish)
+            ends.append(
+                judge(
+                    job.job_id,
+                    job.run,
+                    values,
+                    terms=terms.get(job.job_id, {}),
+                    folder=self.folder(job.job_id, job.run),
+                    retries=job.retries,
+                    wished=bool(job.wish),
+                )
+            )
+        self.record(ends)
+
+    def _terms(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return what the judge has to know of the jobs whose specs may say something."""
+        if not job_ids:
+            return {}
+        from jobmill.jobs.spec import JobSpec  # with pydantic: most jobs have no terms
+
+        specs = zip(job_ids, listing.specs(self._record, job_ids), strict=True)
+        return {i: judging_terms(JobSpec.from_canonical(canonical)) for i, canonical in specs if canonical}
+
+    def finish_plain(self, over: Sequence[tuple[str, int, ExitInfo]]) -> None:
+        """End runs (id, run, exit record) that nobody wished away and whose specs say nothing to the judge."""
+        nowhere = Path()  # without required outputs nothing is looked for
+        self.record([judge(job_id, run, info.to_dict(), terms={}, folder=nowhere) for job_id, run, info in over])
+
+    def record(self, ends: Sequence[RunEnd]) -> None:
+        """Record ends that were judged."""
+        if ends:
+            self.tell(ends, ending.finish(self._record, ends))
+
+    def tell(self, ends: Sequence[RunEnd], words: Sequence[str]) -> None:
+        """Say in the log what came of ends: the answers of `ending.finish`."""
+        done: list[str] = []
+        for end, word in zip(ends, words, strict=True):
+            if word == "later":
+                logger.info("run ended %s, runs again", end.state, extra={"id": end.job_id, "run": end.run})
+            elif word == "ended" and end.state == "done":
+                done.append(end.job_id)
+            elif word == "ended":
+                logger.info("ended %s", end.state, extra={"id": end.job_id, "run": end.run, "exit": end.exit})
+        if done:
+            logger.info("ended done", extra={"jobs": len(done)} if len(done) > 1 else {"id": done[0]})
+
+
+def _who(wish: str) -> str:
+    try:
+        facts = json.loads(wish)
+        why = f": {facts['why']}" if facts.get("why") else ""
+        return f"cancelled by {facts['who']}{why}"
+    except (ValueError, KeyError, TypeError):
+        return "cancelled"

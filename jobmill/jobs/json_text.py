@@ -56,7 +56,7 @@ def read_json(text: str) -> dict[str, Any] | None:
         raise Unfit(line_at(text, place), f"{bad} is not a finite number; use a finite one, or quote it") from None
     except ValueError:
         return None
-    if sum(map(text.count, ",:[{")) > MAX_VALUES // 2 and _values(mapping) > MAX_VALUES:
+    if len(text) > MAX_VALUES // 2 and sum(map(text.count, ",:[{")) > MAX_VALUES // 2 and _values(mapping) > MAX_VALUES:
         raise Unfit(None, TOO_MANY)
     if "\\u" in text:
         _refuse_escapes(text, mapping)
@@ -65,13 +65,11 @@ def read_json(text: str) -> dict[str, Any] | None:
 
 def _pairs(value: Any) -> int:
     """Count the keys of all mappings: as many as colons, where no key was said twice and no text holds one."""
-    if type(value) is dict:
-        found = len(value)
-        for part in value.values():
-            if type(part) is dict or type(part) is list:
-                found += _pairs(part)
-        return found
-    return sum(_pairs(part) for part in value if type(part) is dict or type(part) is list)
+    found, parts = (len(value), value.values()) if type(value) is dict else (0, value)
+    for part in parts:
+        if type(part) is dict or type(part) is list:
+            found += _pairs(part)
+    return found
 
 
 def _values(value: Any) -> int:

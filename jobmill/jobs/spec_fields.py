@@ -26,6 +26,7 @@ RESERVED_ENV = frozenset(
 RUN_FOLDER_FILES = frozenset({"run", "stdout", "stderr", "steps", "outputs", "job.yaml", "script"})
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_is_env_name = _ENV_NAME.fullmatch
 MAX_TIME = 64  # characters of a time
 MAX_NAME, MAX_PATH = 255, 4095  # bytes, limits.h of Linux
 MAX_PARTS = 100  # of a glob; whoever looks for it goes down as deep
@@ -127,12 +128,12 @@ def _command(value: object) -> str | tuple[str, ...]:
 
 def _each(values: list[Any] | tuple[Any, ...], check: Callable[[Any], T]) -> list[T]:
     """Check every item; the message names the first bad one by its place."""
-    result = []
-    for number, value in enumerate(values):
-        try:
+    result: list[T] = []
+    try:
+        for value in values:
             result.append(check(value))
-        except ValueError as bad:
-            raise ValueError(f"item {number + 1}: {bad}") from None
+    except ValueError as bad:
+        raise ValueError(f"item {len(result) + 1}: {bad}") from None
     return result
 
 
@@ -147,11 +148,13 @@ def _list_of(check: Callable[[Any], str]) -> Callable[[Any], tuple[str, ...]]:
 
 def matching(pattern: str, words: str) -> Callable[[Any], str]:
     """Return a check for text that matches all of ``pattern``; ``words`` say what it must be."""
-    compiled = re.compile(pattern)
+    fits = re.compile(pattern).fullmatch
 
     def check(value: object) -> str:
+        if type(value) is str and value.isascii() and fits(value) is not None:  # nearly all
+            return value
         text = text_of(value)
-        if compiled.fullmatch(text) is None:
+        if fits(text) is None:
             raise ValueError(f"{shown(text)} {words}")
         return text
 
@@ -206,7 +209,7 @@ def _env(value: object) -> dict[str, str]:
 
 
 def _env_name(name: object) -> str:
-    if not isinstance(name, str) or _ENV_NAME.fullmatch(name) is None:
+    if not isinstance(name, str) or _is_env_name(name) is None:
         raise ValueError(f"{shown(name)} is no name of a variable; use letters, digits and '_', not a digit first")
     if name in RESERVED_ENV:
         raise ValueError(f"{name} is set by jobmill itself; use another name")
@@ -214,6 +217,8 @@ def _env_name(name: object) -> str:
 
 
 def _env_value(name: str, value: object) -> str:
+    if type(value) is str and value.isascii() and "\0" not in value:
+        return value
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -51,13 +52,9 @@ class Entry:
 
     def values(self) -> list[str | int]:
         """Return the twelve values that the script reads."""
-        extras = {}
-        if self.tags:
-            extras["tags"] = " ".join(self.tags)
-        if self.notify:
-            extras["notify"] = " ".join(self.notify)
-        if self.depends_on and self.after != "ok":
-            extras["after"] = self.after
+        extras = ""
+        if self.tags or self.notify or self.after != "ok":
+            extras = _extras(tuple(self.tags), tuple(self.notify), self.after if self.depends_on else "ok")
         return [
             "job",
             self.job_id,
@@ -70,8 +67,15 @@ class Entry:
             self.place,
             int(self.due * 1000),
             " ".join(self.depends_on),
-            json.dumps(extras) if extras else "",
+            extras,
         ]
+
+
+@functools.lru_cache(256)  # many jobs have the same
+def _extras(tags: tuple[str, ...], notify: tuple[str, ...], after: str) -> str:
+    known = {"tags": " ".join(tags), "notify": " ".join(notify), "after": "" if after == "ok" else after}
+    given = {name: value for name, value in known.items() if value}
+    return json.dumps(given) if given else ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -46,16 +46,17 @@ class Intake:
 
     def read(self, raw: bytes, queue: str) -> Entry | Refusal | Stream:
         """Read one queue entry."""
-        job_id = ""
+        documents: Sequence[Document] = ()
         try:
             documents = document.load(raw, limit=self._limit, together=True)
             if len(documents) > 1:
                 return Stream(documents=[d.entry for d in documents])
-            job_id = _id_of(documents[0])
             return self._admit(JobSpec.parse(documents[0]))
         except JobmillError as error:
-            return Refusal(reason=str(error) or type(error).__name__, queue=queue, job_id=job_id)
+            reason = str(error) or type(error).__name__
+            return Refusal(reason=reason, queue=queue, job_id=_id_of(documents[0]) if documents else "")
         except Exception as error:  # it would take the manager along, and each that comes after it
+            job_id = _id_of(documents[0]) if documents else ""
             logger.exception("an entry broke its reader; it is refused", extra={"id": job_id or "?"})
             words = f"{type(error).__name__} in jobmill itself while it was read; please report it with this entry"
             return Refusal(reason=words, queue=queue, job_id=job_id)

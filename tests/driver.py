@@ -74,7 +74,9 @@ class Driver:
         batch = admission.take(member, "Granted_Queue" + self.suffix, count)
         rows = [json.loads(e) for e in batch.entries]
         intents = [
-            launch.Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle=f"h-{r['id']}-{r['run']}")
+            launch.Intent(
+                job_id=r["id"], fence=r["fence"], run=r["run"], handle=f"h-{r['id']}-{r['run']}", arrival=r["arrival"]
+            )
             for r in rows
         ]
         went = launch.begin(member, batch, intents, lease)

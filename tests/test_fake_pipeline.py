@@ -13,6 +13,8 @@ import pytest
 from laws import violations
 from pipeline import Pipeline
 
+from jobmill.ledger import launch
+from jobmill.systems import launch_token
 from jobmill.systems.fake_cluster import FakeCluster
 
 Make = Callable[..., Pipeline]
@@ -58,8 +60,10 @@ def check(pipeline: Pipeline, count: int) -> None:
         row = rows[f"j{n}"]
         assert (row.state, row.exit.get("exit_value")) == ("failed" if n % 3 else "done", n % 3), (row.state, row.exit)
     starts = Counter(it.token for it in launches if it.started is not None)
-    identity = pipeline.client.record.identity()
-    assert starts == {f"{identity}:{i}:{row.run}": 1 for i, row in rows.items()}
+    record = pipeline.client.record
+    known = launch.standings(record, list(rows))
+    lives = {i: launch_token.life(record.identity(), known[i].arrival) for i in rows}
+    assert starts == {f"{lives[i]}:{i}:{row.run}": 1 for i, row in rows.items()}
     assert all(it.released is None for it in launches if it.started is None)
     pipeline.until(lambda: not violations(pipeline.client.record.client, at_rest=True))
     if cluster.look().alive:  # told nobody: the next sweep takes it, or the first one of another fetcher

@@ -16,7 +16,8 @@ from laws import violations
 
 from jobmill.fetcher.janitor import SEALS
 from jobmill.fetcher.strays import disowned
-from jobmill.ledger import ending, launch
+from jobmill.ledger import ending, launch, upkeep
+from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.launch import Commitment, Standing
 from jobmill.systems.fake import FakeSystem
 
@@ -450,10 +451,18 @@ def test_a_wide_job_takes_its_slots_and_a_full_cluster_lets_it_wait(world: Make)
         ("r:a:1", ("granted", 1, ""), False),
         ("r:a:2", ("running", 1, "h"), False),  # an old copy of the record: leave it alone
         ("r:a:x", ("done", 1, "h"), False),
+        ("r.6:a:1", ("running", 1, "h"), True),  # of an earlier job of this id
+        ("r.6:a:2", ("starting", 1, ""), True),
+        ("r.7:a:1", ("starting", 1, ""), False),
+        ("r.7:a:1", ("running", 1, "another"), True),
+        ("r.7:a:1", ("running", 1, "h"), False),
+        ("r.8:a:1", ("done", 1, "h"), False),  # an old copy of the record again
     ],
 )
 def test_disowned(token: str, standing: tuple[str, int, str] | None, is_stray: bool) -> None:
-    found = None if standing is None else Standing(state=standing[0], run=standing[1], handle=standing[2])
+    found = None
+    if standing is not None:
+        found = Standing(state=standing[0], run=standing[1], handle=standing[2], arrival=7)
     assert bool(disowned("h", token, found)) is is_stray
 
 
@@ -481,6 +490,21 @@ def test_a_stray_is_killed_only_when_the_record_says_so_after_it_was_seen(
         w.sweep()
     w.sweep()
     assert len(w.left()) == 1
+
+
+def test_a_stray_of_an_earlier_job_of_an_id_is_killed_and_the_later_one_is_left(world: Make) -> None:
+    w = world(seconds=60)
+    w.push("a")
+    w.start()
+    (old,) = w.left()
+    ending.finish(w.record, [RunEnd(job_id="a", run=1, state="lost", exit='{"evidence":"nobody knows"}')])
+    assert upkeep.prune(w.record, 0) == 1
+    w.push("a")
+    w.start()
+    assert len(w.left()) == 2
+    w.sweep()
+    (new,) = w.left()
+    assert new != old and w.state("a") == ("submitted", 1)
 
 
 # All of it at once.

@@ -219,7 +219,7 @@ def test_what_is_admitted_reaches_granted_queue_byte_for_byte(driver: Driver) ->
     admission.admit(driver.manager, batch, [entry("b", spec=spec)], 0)
     driver.grant()
     (line,) = driver.client.lrange("Granted_Queue", 0, -1)
-    assert line.decode() == '{"id":"b","fence":1,"run":1,"system":"local","spec":' + spec + "}"
+    assert line.decode() == '{"id":"b","fence":1,"run":1,"arrival":1,"system":"local","spec":' + spec + "}"
     assert json.loads(line)["spec"] == value
     assert listing.spec(driver.record, "b") == spec
 

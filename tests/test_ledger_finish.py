@@ -126,6 +126,30 @@ def test_a_wish_ends_the_retries(driver: Driver) -> None:
     wish.cancel(driver.record, ["a"], who="ann", why="")
     assert driver.finish("a", state="failed", retry_in=5) == "ended"
     assert driver.state("a") == "failed"
+    assert driver.where("Exit_Queue") == [""]  # the cancel rang: there is something to kill
+    driver.client.delete("Exit_Queue")
+    assert violations(driver.client, at_rest=True) == []
+
+
+@pytest.mark.parametrize("committed", [False, True])
+def test_a_pushed_end_of_a_job_with_a_wish_is_left_to_a_poll(driver: Driver, committed: bool) -> None:
+    driver.admit("a", "b")
+    driver.grant()
+    launches = driver.begin()
+    if committed:
+        driver.commit(*launches)
+    wish.cancel(driver.record, ["a"], who="ann", why="")
+    ending.push(driver.record, "", [json.dumps({"id": i, "run": 1, "exit": {}}) for i in "ab"])
+    batch = admission.take(driver.fetcher, "Exit_Queue", 250)
+    ends = [RunEnd(job_id=i, run=1, state="done", exit=DONE) for i in "ab"]
+    for word in ("ended", "again"):  # the second time: its answer was cut
+        assert ending.finish(driver.record, ends, taken=(driver.fetcher, batch)) == ["wished", word]
+        assert (driver.state("a"), driver.state("b")) == ("collecting", "done")
+        assert violations(driver.client) == []
+    (due,) = driver.claim()
+    assert due.job_id == "a" and json.loads(due.wish)["who"] == "ann"
+    assert driver.finish("a", state="cancelled") == "ended"  # nothing of it is left
+    assert driver.client.llen("Exit_Queue") == 0
     assert violations(driver.client, at_rest=True) == []
 
 

@@ -318,6 +318,21 @@ def test_an_index_entry_that_nothing_stands_behind_is_dropped(driver: Driver) ->
     assert violations(driver.client) == []
 
 
+def test_who_stood_back_for_a_job_that_then_waits_for_another_set_is_granted_at_once(driver: Driver) -> None:
+    driver.apply({"User:ann": 1, "local.cpus": 3})
+    driver.start("x", needs="LocalJobs local.cpus=3")
+    driver.admit("a", "b", needs="LocalJobs local.cpus=3 User:ann")
+    driver.grant()
+    driver.admit("c", needs="LocalJobs local.cpus=3")
+    driver.grant()
+    assert driver.where("Full:local.cpus") == ["a", "b", "c"]
+    driver.client.sadd("User:ann", "somebody")
+    driver.finish("x")
+    assert driver.grant() == 1  # a and b have room for their cpus, and wait for ann: c does not wait for them
+    assert driver.state("c") == "granted"
+    assert driver.where("Full:User:ann") == ["a", "b"]
+
+
 def test_the_census_counts_all_that_wait(driver: Driver) -> None:
     driver.apply({"User:ann": 0})
     driver.admit("a", "b", needs="LocalJobs User:ann")

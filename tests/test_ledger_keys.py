@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 from conftest import Server
@@ -99,6 +101,18 @@ def test_scripts_that_the_server_forgot_are_sent_whole(server: Server, lane: str
     driver = Driver(record, lane=lane)
     life(driver)
     assert violations(driver.client, lane=lane) == []
+
+
+def test_a_script_has_one_digest_in_all_processes() -> None:
+    """Else each process sends its own copy, and the server keeps them all."""
+    program = "from jobmill.ledger import script; print([script.source(name)[1] for name in script.names()])"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", program], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2", "3")
+    }
+    assert len(told) == 1
 
 
 def test_every_script_was_called_by_the_life_above(server: Server) -> None:

@@ -26,6 +26,7 @@ from jobmill.errors import Evicted
 from jobmill.jobs.states import ALLOWED, ENDED, LAUNCHED, POLLED, State
 from jobmill.ledger import admission, capacity, ending, launch, membership, poll, upkeep, wish
 from jobmill.ledger.admission import Batch
+from jobmill.ledger.keys import launch_name
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record
 
@@ -67,6 +68,7 @@ class Job:
     wish: bool = False
     owner: str = ""
     retries: int = 0
+    arrival: str = ""
 
 
 @dataclass
@@ -76,6 +78,12 @@ class Model:
     jobs: dict[str, Job] = field(default_factory=dict)
     dependents: dict[str, set[str]] = field(default_factory=dict)
     wishes: set[str] = field(default_factory=set)
+
+    def of_launch(self, name: str) -> Job | None:
+        """Return the job of a launch, named id@arrival."""
+        job_id, _, arrival = name.partition("@")
+        job = self.jobs.get(job_id)
+        return job if job and job.arrival == arrival else None
 
     def met(self, after: str, state: State) -> bool:
         return after == "any" or (state == State.DONE if after == "ok" else state in (State.FAILED, State.LOST))
@@ -120,7 +128,7 @@ class Model:
                 del self.dependents[other]
 
     def commit(self, name: str, run: int, fence: int, state: State) -> str:
-        job = self.jobs.get(name)
+        job = self.of_launch(name)
         if job is None or (job.run, job.fence) != (run, fence):
             return "stale"
         if job.state in ENDED:
@@ -131,14 +139,17 @@ class Model:
             job.state = state
         return "wish" if job.wish else "ok"
 
-    def finish(self, name: str, run: int, state: State, retry: bool) -> str:
-        job = self.jobs.get(name)
+    def finish(self, name: str, run: int, state: State, retry: bool, pushed: bool) -> str:
+        job = self.of_launch(name)
         if job is None or job.run != run:
             return "stale"
         if job.state in ENDED:
             return "again"
         if state not in ALLOWED[job.state]:
             return "stale"
+        if pushed and job.wish:  # a poll has to prove first that nothing of it is left
+            job.state = State.COLLECTING
+            return "wished"
         if retry and not job.wish and State.LATER in ALLOWED[job.state]:
             job.state, job.run, job.fence = State.LATER, job.run + 1, job.fence + 1
             return "later"
@@ -147,7 +158,7 @@ class Model:
 
     def give_back(self, name: str, run: int, fence: int, states: frozenset[State], new_run: bool) -> str:
         """Abort and seal."""
-        job = self.jobs.get(name)
+        job = self.of_launch(name)
         if job is None or (job.run, job.fence) != (run, fence) or job.state not in states:
             return "stale"
         if job.wish:
@@ -251,6 +262,7 @@ class Pipeline(RuleBasedStateMachine):
         )  # fmt: skip
         expected = self.model.admit(name, Job(state=State(place), needs=needs, after=after, depends=depends))
         assert admission.admit(manager, batch, [one], 0) == [expected]
+        self.model.jobs[name].arrival = str(launch.standings(self.record, [name])[name].arrival)
         if cut:
             assert admission.admit(manager, batch, [one], 0) == ["again"]
         self.zombies.append(lambda: admission.admit(manager, batch, [one], 0))
@@ -297,18 +309,22 @@ class Pipeline(RuleBasedStateMachine):
         starter = self.members["starter"][which]
         batch = admission.take(starter, "Granted_Queue", count)
         rows = [json.loads(e) for e in batch.entries]
-        intents = [launch.Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle="h") for r in rows]
+        intents = [
+            launch.Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle="h", arrival=r["arrival"])
+            for r in rows
+        ]
         self.zombies.append(lambda: launch.begin(starter, batch, intents, 0))
         if not proceed:
             return  # taken and not begun: it dies now, or goes on later
         expected = []
         for row in rows:
-            job = self.model.jobs.get(row["id"])
+            name = launch_name(row["id"], row["arrival"])
+            job = self.model.of_launch(name)
             go = job is not None and job.state == State.GRANTED and (job.run, job.fence) == (row["run"], row["fence"])
             expected.append(go)
             if job is not None and go:
                 job.state, job.owner = State.STARTING, starter.name
-                self.launches.append((row["id"], row["run"], row["fence"]))
+                self.launches.append((name, row["run"], row["fence"]))
         assert launch.begin(starter, batch, intents, 0) == expected
         if cut:
             assert launch.begin(starter, batch, intents, 0) == expected
@@ -344,7 +360,7 @@ class Pipeline(RuleBasedStateMachine):
     @act(5, state=st.sampled_from(sorted(POLLED)))
     def touch(self, data: st.DataObject, state: State) -> None:
         name, run, _ = self.any_launch(data)
-        job = self.model.jobs.get(name)
+        job = self.model.of_launch(name)
         good = job is not None and job.run == run and job.state in LAUNCHED
         assert job is None or not good or state == job.state or state in ALLOWED[job.state]
         seen = poll.Seen(job_id=name, run=run, state=state, poll_in=0, fields={"absent": "now", "host": "n"})
@@ -352,8 +368,8 @@ class Pipeline(RuleBasedStateMachine):
         if job is not None and good:
             job.state = state
 
-    @act(5, state=some_end, retry=st.booleans(), cut=cuts, which=either)
-    def finish(self, data: st.DataObject, state: State, retry: bool, cut: bool, which: int) -> None:
+    @act(5, state=some_end, retry=st.booleans(), pushed=st.booleans(), cut=cuts, which=either)
+    def finish(self, data: st.DataObject, state: State, retry: bool, pushed: bool, cut: bool, which: int) -> None:
         name, run, _ = self.any_launch(data)
         fetcher = self.members["fetcher"][which]
         ending.push(self.record, "", [json.dumps({"id": name, "run": run})])
@@ -361,8 +377,11 @@ class Pipeline(RuleBasedStateMachine):
         exit_text = DONE if state == State.DONE else FAILED
         end = ending.RunEnd(job_id=name, run=run, state=state, exit=exit_text, retry_in=0 if retry else None, wall=0.01)
         for _ in range(1 + cut):
-            expected = self.model.finish(name, run, state, retry)
-            assert ending.finish(self.record, [end], taken=(fetcher, batch)) == [expected]
+            expected = self.model.finish(name, run, state, retry, pushed)
+            taken = (fetcher, batch) if pushed else None
+            assert ending.finish(self.record, [end], taken=taken) == [expected]
+        if not pushed:
+            ending.finish(self.record, [], taken=(fetcher, batch))
         assert list(admission.take(fetcher, "Exit_Queue", 250).entries) == []
 
     @act(1, cut=cuts)
@@ -372,8 +391,9 @@ class Pipeline(RuleBasedStateMachine):
         assert {f.job_id for f in found} == starting
         for f in found[:2]:
             for _ in range(1 + cut):
-                expected = self.model.give_back(f.job_id, f.run, f.fence, LAUNCHED, True)
-                assert launch.seal(self.record, [(f.job_id, f.run, f.fence)], "sealed") == [expected]
+                one = (launch_name(f.job_id, f.arrival), f.run, f.fence)
+                expected = self.model.give_back(*one, LAUNCHED, True)
+                assert launch.seal(self.record, [one], "sealed") == [expected]
 
     @act(1)
     def seal_late(self, data: st.DataObject) -> None:
@@ -401,21 +421,6 @@ class Pipeline(RuleBasedStateMachine):
         for name in list(self.fences):
             if name not in self.model.jobs:
                 del self.fences[name]
-        # launches of a pruned job are older than any later job of this id: their fences and runs begin anew, so that
-        # nothing in the record could tell them apart; prune is for what ended long ago
-        self.launches = [one for one in self.launches if one[0] in self.model.jobs]
-        self.drop_stale_entries()
-
-    def drop_stale_entries(self) -> None:
-        for role, queue in (("starter", "Granted_Queue"),):
-            for member in self.members[role]:
-                while (batch := admission.take(member, queue, 250)).entries:
-                    rows = [json.loads(e) for e in batch.entries]
-                    intents = [launch.Intent(job_id=r["id"], fence=r["fence"], run=r["run"]) for r in rows]
-                    for row, go in zip(rows, launch.begin(member, batch, intents, 0), strict=True):
-                        if go:
-                            self.model.jobs[row["id"]].state = State.STARTING
-                            self.launches.append((row["id"], row["run"], row["fence"]))
 
     @act(1)
     def regrant(self) -> None:
@@ -485,8 +490,8 @@ class Pipeline(RuleBasedStateMachine):
 
     def any_launch(self, data: st.DataObject) -> tuple[str, int, int]:
         """Return a launch that was begun once: a live one, or one that a zombie still believes in."""
-        live = [one for one in self.launches if (job := self.model.jobs.get(one[0])) and job.state in LAUNCHED]
-        return data.draw(st.sampled_from(live[-3:] * 2 + self.launches[-6:] or [("nobody", 1, 1)]), label="launch")
+        live = [one for one in self.launches if (job := self.model.of_launch(one[0])) and job.state in LAUNCHED]
+        return data.draw(st.sampled_from(live[-3:] * 2 + self.launches[-6:] or [("nobody@1", 1, 1)]), label="launch")
 
     # the laws
 

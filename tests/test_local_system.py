@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import select
@@ -19,6 +20,7 @@ import pytest
 from jobmill.errors import ConfigError
 from jobmill.systems import process_tree, run_folder, slot_table
 from jobmill.systems.local import LocalSystem
+from jobmill.systems.spool_launches import SpoolLaunches
 from jobmill.systems.system import (
     End,
     ExitInfo,
@@ -571,7 +573,7 @@ def test_settle_at_each_step(tmp_path: Path) -> None:
 
     def mark(token: str, guard: str, *more: bytes) -> bytes:
         folder: bytes = run_folder.folder_of(spool, token)
-        run_folder.make(folder)
+        Path(os.fsdecode(folder)).mkdir(parents=True)
         fd = run_folder.take(folder)
         run_folder.write(fd, b"".join((run_folder.header(token, guard), *more)))
         os.close(fd)
@@ -582,7 +584,7 @@ def test_settle_at_each_step(tmp_path: Path) -> None:
     mark("r:taken:1", "local/host.1.1.0.table")
     assert settle("r:taken:1") is Settled.UNKNOWN  # a runner may be between marker and pid
     empty = run_folder.folder_of(spool, "r:empty:1")
-    run_folder.make(empty)
+    Path(os.fsdecode(empty)).mkdir(parents=True)
     os.close(run_folder.take(empty))
     assert settle("r:empty:1") is Settled.UNKNOWN
     assert settle("r:empty:1", boot="another-boot") is Settled.LOST  # a power cut took what stood there
@@ -613,6 +615,123 @@ def test_a_folder_of_another_record_is_moved_aside(bench: Bench) -> None:
     assert (bench.spool / "jobs" / "a.old.1" / "run.1" / "stdout").read_text() == "old\n"
     handle = bench.system.handle_for("old:a:1")
     assert bench.system.exit_info([handle]) == {}  # another record's end is never read
+    assert bench.system.logs(handle, "stdout", 0) == b""  # nor are its words
+
+
+# One id, several lives: the record was pruned, and the id is used again.
+
+
+def test_an_earlier_life_never_displaces_a_later_one(bench: Bench) -> None:
+    bench.run(bench.sh("a", "echo first", record="rec.1"))
+    (new,) = bench.submit(bench.sh("a", "echo second; sleep 60", record="rec.2"))
+    bench.until(lambda: "rec.2:a:1" in bench.starts)
+    for run in (1, 2):  # a starter, a janitor or a runner that slept through all of it
+        token = f"rec.1:a:{run}"
+        old = bench.system.handle_for(token)
+        assert bench.system.settle([Launch(token=token, handle=old)]) == {token: Settled.UNKNOWN}
+        assert bench.system.kill([old], force=True) == {old: True}
+        assert bench.system.exit_info([old]) == {} and bench.system.logs(old, "stdout", 0) == b""
+    (info,) = bench.run(bench.sh("a", "echo never", run=2, record="rec.1"))
+    assert (info.exit_status, info.reason) == (ExitStatus.ABORTED_BEFORE_RUNNING, "superseded")
+    assert bench.system.status([new])[new].state is NativeState.RUNNING
+    assert bench.system.logs(new, "stdout", 0) == b"second\n"
+    assert sorted(path.name for path in (bench.spool / "jobs").iterdir()) == ["a", "a.rec.1.1"]
+    assert bench.system.kill([new], force=True) == {new: True}
+
+
+def test_what_an_earlier_life_left_running_is_killed_by_its_own_token(bench: Bench) -> None:
+    bench.run(bench.sh("a", "exec sleep 60 & exit 0", record="rec.1"))
+    old = bench.system.handle_for("rec.1:a:1")
+    (new,) = bench.submit(bench.sh("a", "sleep 60", record="rec.2"))
+    bench.until(lambda: "rec.2:a:1" in bench.starts)
+    assert tokens_alive() >= {b"rec.1:a:1", b"rec.2:a:1"}
+    bench.until(lambda: bench.system.kill([old], force=True)[old])
+    assert tokens_alive() & {b"rec.1:a:1", b"rec.2:a:1"} == {b"rec.2:a:1"}
+    bench.until(lambda: bench.system.kill([new], force=True)[new])
+
+
+def tokens_alive() -> set[bytes | None]:
+    return {process_tree.token_of(pid) for pid in process_tree.table()}
+
+
+def test_a_later_run_finds_the_folder_of_its_own_life(bench: Bench) -> None:
+    """Run 1 of the later life left no marker (it was put off, say): its run 2 must not stand beside the old run 1."""
+    bench.run(bench.sh("a", "echo first", record="rec.1"))
+    bench.run(bench.sh("a", "echo second", run=2, record="rec.2"))
+    bench.run(bench.sh("a", "echo third", run=3, record="rec.2"))
+    assert sorted(path.name for path in (bench.spool / "jobs" / "a").iterdir()) == ["run.2", "run.3"]
+    assert (bench.spool / "jobs" / "a.rec.1.1" / "run.1" / "stdout").read_text() == "first\n"
+
+
+def test_one_at_a_time_moves_aside(bench: Bench) -> None:
+    bench.run(bench.sh("a", "echo first", record="rec.1"))
+    with (bench.spool / "aside.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        new = bench.system.handle_for("rec.2:a:1")
+        assert bench.system.settle([Launch(token="rec.2:a:1", handle=new)]) == {"rec.2:a:1": Settled.UNKNOWN}
+        assert bench.system.kill([new], force=True) == {new: False}
+        (info,) = bench.run(bench.sh("a", "echo second", record="rec.2"))
+        assert info.reason == "no_spool"  # it is tried again later
+        assert sorted(path.name for path in (bench.spool / "jobs").iterdir()) == ["a"]
+    bench.ends.clear()
+    (info,) = bench.run(bench.sh("a", "echo second", record="rec.2"))
+    assert info.regular and (bench.folder("a") / "stdout").read_text() == "second\n"
+
+
+def test_who_looked_before_another_had_moved_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = os.fsencode(tmp_path)
+
+    def mark(token: str) -> None:
+        folder = run_folder.enter(spool, token)
+        os.close(run_folder.take(folder, run_folder.header(token, "-")))
+
+    def asleep(spool: bytes, job: bytes, token: str) -> None:
+        monkeypatch.undo()
+        mark(token)  # the other one moves, and takes the marker
+        move(spool, job, token)
+
+    mark("rec.1:a:1")
+    move = run_folder._move_aside
+    monkeypatch.setattr(run_folder, "_move_aside", asleep)
+    with pytest.raises(FileExistsError):
+        mark("rec.2:a:1")
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "a.rec.1.1"]
+    found = run_folder.read(run_folder.folder_of(spool, "rec.2:a:1"))
+    assert found is not None and found.token == "rec.2:a:1"
+
+
+def test_folders_from_before_lives_were_told_apart(tmp_path: Path) -> None:
+    spool = os.fsencode(tmp_path)
+    for token in ("rec:a:1", "rec.5:a:2", "rec:b:1", "rec.6:b:1"):
+        folder = run_folder.enter(spool, token)
+        os.close(run_folder.take(folder, run_folder.header(token, "-") + run_folder.pid_line(1, 1)))
+    assert sorted(path.name for path in (tmp_path / "jobs" / "a").iterdir()) == ["run.1", "run.2"]  # one job's, perhaps
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "b", "b.rec.1"]
+    launches = SpoolLaunches(tmp_path, "local")  # begun by an older version: its handle is taken as it stands
+    assert launches.settle(f"{run_folder.BOOT}/rec:a:1") == f"{run_folder.BOOT}/rec:a:1"
+
+
+@pytest.mark.parametrize("text", ["jobmill 1 nonsense host=h boot=b ns=1\n", "jobmill 1 a:b host=h\n"])
+def test_a_marker_that_nobody_can_read_is_moved_aside(bench: Bench, text: str) -> None:
+    bench.folder("a").mkdir(parents=True)
+    (bench.folder("a") / "run").write_text(text)
+    (info,) = bench.run(bench.sh("a", "true", record="rec.2"))
+    assert info.regular
+    assert (bench.spool / "jobs" / "a.other.1" / "run.1" / "run").read_text() == text
+
+
+def test_a_launch_that_was_moved_aside_holds_no_slot(tmp_path: Path) -> None:
+    spool = os.fsencode(tmp_path)
+    fd = slot_table.create(spool, f"local/{run_folder.HOST}.1.1.0.table".encode())
+    slot_table.write(fd, 0, "rec.1:a:1", 99999999, 1, 1, 1.0, 2.0, 0.0)  # it ended, and its line is not used again
+    folder = run_folder.enter(spool, "rec.2:a:1")
+    os.close(run_folder.take(folder, run_folder.header("rec.2:a:1", "-")))
+    assert slot_table.occupied(spool, b"local/own") == (0, 1)
+    me = process_tree.process(os.getpid())
+    assert me is not None
+    slot_table.write(fd, 0, "rec.1:a:1", me.pid, me.start, 1, 1.0, 2.0, 0.0)
+    assert slot_table.occupied(spool, b"local/own") == (1, 1)  # it lives, wherever its folder is
+    os.close(fd)
 
 
 def test_guard_and_runner_stand_apart(bench: Bench, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from laws import dump, violations
 
 from jobmill.fetcher.fetcher import Fetcher
 from jobmill.fetcher.poller import PATIENCE, Poller
-from jobmill.ledger import ending, poll, polls
+from jobmill.ledger import ending, poll, polls, upkeep
 from jobmill.ledger.explanation import Explainer
 from jobmill.ledger.membership import server_time
 from jobmill.ledger.poll import Seen
@@ -122,7 +122,9 @@ def test_what_is_left_to_an_endpoint_is_read_once_and_in_pages(driver: Driver) -
         commit(driver, *ids[at : at + 20])
     assert sorted(left(driver)) == sorted(left(driver, count=7)) == sorted(left(driver, count=20)) == sorted(ids)
     now, _, rows = polls.left(driver.record, "", "local", polls.ALL, 250)
-    assert rows[0]._replace(job_id="") == polls.Left("", 1, "submitted", f"h-{rows[0].job_id}-1", "", "", True)
+    known = rows[0]
+    number = ids.index(known.job_id) + 1  # admitted in this order
+    assert known == polls.Left(known.job_id, 1, number, "submitted", f"h-{known.job_id}-1", "", "", True)
     assert left(driver, polls.after(now + 60_000)) == []
     commit(driver, "new")
     assert "new" in left(driver, polls.after(now))
@@ -325,6 +327,37 @@ def test_a_poller_that_sleeps_does_no_harm_when_it_wakes(
     w.poll(zombie)
     assert [w.state(i) for i in ("ends", "runs")] == [("failed", 2), ("cancelled", 1)]
     assert violations(w.redis, at_rest=True) == []
+
+
+@pytest.mark.parametrize("code", ["0", "4"])
+@pytest.mark.parametrize("verb", ["exit_info", "finish", "touch"])
+def test_a_poller_that_wakes_when_the_id_lives_anew_tells_nothing_of_the_earlier_job(
+    world: Make, monkeypatch: pytest.MonkeyPatch, verb: str, code: str
+) -> None:
+    w = world(poll_interval=60)
+    w.push("a", env={"FAKE_EXIT": code, "FAKE_SECONDS": "3600" if verb == "touch" else "0"})
+    w.start()
+    zombie = w.fetcher
+    before: list[dict[str, str]] = []
+
+    def live_anew() -> None:
+        w.fetcher = w.new_fetcher()
+        w.cluster.kill([w.facts("a")["handle"]], 9)
+        w.until(lambda: w.ended("a"))
+        assert upkeep.prune(w.record, 0) == 1
+        w.push("a", env={"FAKE_SECONDS": "3600"})
+        w.start()
+        assert w.state("a") == ("submitted", 1)
+        before.append(w.facts("a"))
+
+    things: dict[str, Any] = {"finish": ending, "touch": poll}
+    with frozen(monkeypatch, things.get(verb, FakeSystem), verb, live_anew, after=verb == "exit_info"):
+        w.poll(zombie)
+    assert [w.facts("a")] == before
+    w.poll(zombie)
+    w.until(lambda: w.state("a") == ("running", 1))
+    assert w.submissions("a") == [(1, True, True)] * 2
+    assert violations(w.redis) == []
 
 
 def test_a_poll_that_fails_half_way_is_begun_anew_under_its_lease(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,13 +16,23 @@ from pathlib import Path
 
 import pytest
 
-from jobmill.systems import child_wait, process_tree, run_folder, slot_table, spawn, watch
+from jobmill.systems import child_wait, launch_token, process_tree, run_folder, slot_table, spawn, watch
 from jobmill.systems.guard import BOOTSTRAP
 
 pytestmark = pytest.mark.timeout(60)
 
 ROOT = Path(__file__).resolve().parent.parent
-FAR_SIDE = ("runner", "guard", "process_tree", "run_folder", "child_wait", "watch", "slot_table", "spawn")
+FAR_SIDE = (
+    "runner",
+    "guard",
+    "process_tree",
+    "launch_token",
+    "run_folder",
+    "child_wait",
+    "watch",
+    "slot_table",
+    "spawn",
+)
 
 
 def old_pythons() -> list[str]:
@@ -235,11 +245,12 @@ def test_run_file_survives_every_cut(tmp_path: Path) -> None:
 
 
 def test_tokens() -> None:
-    assert run_folder.split("rec:a.b-1:3") == ("rec", "a.b-1", 3)
+    assert launch_token.split("rec.17:a.b-1:3") == ("rec.17", "a.b-1", 3)
+    assert launch_token.split("rec:a:1") == ("rec", "a", 1)  # of before lives were told apart
     assert run_folder.folder_of(b"/s", "rec:a:3") == b"/s/jobs/a/run.3"
     for bad in ("a:1", "rec::1", "rec:..:1", "rec:a/b:1", "rec:a b:1", "rec:a:x"):
         with pytest.raises(ValueError):
-            run_folder.split(bad)
+            launch_token.split(bad)
 
 
 def test_a_lock_tells_the_living_tables_from_the_dead(tmp_path: Path) -> None:
@@ -294,7 +305,7 @@ class Script(guard.Guard):
         if self.runner:
             return
         folder = run_folder.folder_of(spool, "rec:a:1")
-        run_folder.make(folder)
+        os.makedirs(folder)
         marker = run_folder.take(folder)
         slot_table.write(self.table[1], 0, "rec:a:1", 0, 0, 1, time.monotonic(), time.time(), 0)
         run_folder.write(marker, run_folder.header("rec:a:1", name))

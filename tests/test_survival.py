@@ -12,7 +12,9 @@ import pytest
 from laws import violations
 from pipeline import Evidence, Pipeline, exits
 
+from jobmill.ledger import launch
 from jobmill.systems import run_folder
+from jobmill.systems.launch_token import life
 
 JOBS = 200
 
@@ -109,10 +111,13 @@ def test_a_marker_that_a_dead_runner_left_holds_up_nobody(pipeline: Pipeline) ->
     pipeline.start()
     client, record = pipeline.client, pipeline.client.record
     client.wait(client.submit({"id": "before", "command": "true"}), timeout=20)
-    folder = os.fsencode(pipeline.state / "spool/jobs/marked/run.1")
-    run_folder.make(folder)
-    os.close(run_folder.take(folder, run_folder.header(f"{record.identity()}:marked:1", "local/gone.table")))
-    client.submit({"id": "marked", "command": "true"})
+    client.submit({"id": "marked", "command": "true", "hold": True})
+    pipeline.until(lambda: record.client.hget("Job:marked", "state") == b"held")
+    arrival = launch.standings(record, ["marked"])["marked"].arrival
+    token = f"{life(record.identity(), arrival)}:marked:1"
+    folder = run_folder.enter(os.fsencode(pipeline.state / "spool"), token)
+    os.close(run_folder.take(folder, run_folder.header(token, "local/gone.table")))
+    client.release(["marked"])
     pipeline.until(lambda: record.client.hget("Job:marked", "state") == b"starting")
     client.submit({"id": "behind", "command": "sleep 60"})
     pipeline.until(lambda: record.client.hget("Job:behind", "state") == b"running", timeout=5)

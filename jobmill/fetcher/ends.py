@@ -13,6 +13,7 @@ from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import ending, listing
 from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.poll import Due
+from jobmill.ledger.polls import Left
 from jobmill.ledger.record import Record
 from jobmill.systems.system import ExitInfo
 
@@ -47,6 +48,7 @@ class Ends:
                     folder=self.folder(job.job_id, job.run),
                     retries=job.retries,
                     wished=bool(job.wish),
+                    arrival=job.arrival,
                 )
             )
         self.record(ends)
@@ -60,10 +62,12 @@ class Ends:
         specs = zip(job_ids, listing.specs(self._record, job_ids), strict=True)
         return {i: judging_terms(JobSpec.from_canonical(canonical)) for i, canonical in specs if canonical}
 
-    def finish_plain(self, over: Sequence[tuple[str, int, ExitInfo]]) -> None:
-        """End runs (id, run, exit record) that nobody wished away and whose specs say nothing to the judge."""
+    def finish_plain(self, over: Sequence[tuple[Left, ExitInfo]]) -> None:
+        """End runs that nobody wished away and whose specs say nothing to the judge."""
         nowhere = Path()  # without required outputs nothing is looked for
-        self.record([judge(job_id, run, info.to_dict(), terms={}, folder=nowhere) for job_id, run, info in over])
+        self.record(
+            [judge(j.job_id, j.run, info.to_dict(), terms={}, folder=nowhere, arrival=j.arrival) for j, info in over]
+        )
 
     def record(self, ends: Sequence[RunEnd]) -> None:
         """Record ends that were judged."""

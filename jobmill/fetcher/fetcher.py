@@ -22,7 +22,7 @@ from jobmill.jobs.identifier import ID_PATTERN
 from jobmill.ledger import admission, ending, launch, poll
 from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.exchange import Call
-from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.keys import lane_suffix, launch_name
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.poll import Due, Seen
 from jobmill.ledger.record import BATCH, Record
@@ -38,6 +38,8 @@ AGAIN = 0.25  # seconds between two looks at what is being killed
 ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose end nobody will push
 OUTAGE = 5.0  # seconds between polls of a system that did not answer and has not been given up
 CLAIM = 0.5  # seconds between two looks for what is due
+QUIET_CLAIM = 2.0  # seconds, where for long nothing was due: who makes something due rings
+QUIET = 6  # looks that found nothing
 _ID = re.compile(ID_PATTERN)
 
 
@@ -76,6 +78,7 @@ class Fetcher(Work):
             if system.surveys
         ]
         self._claim_at = 0.0
+        self._quiet = 0  # looks in a row that found nothing due
 
     def queues(self) -> Sequence[str]:
         """Return the one list that it takes from."""
@@ -96,37 +99,43 @@ class Fetcher(Work):
         batch = batch or self._record.do(self.taking(queue))
         if not batch.entries:
             return 0
+        self._quiet = 0
+        if b"" in batch.entries:  # something is due
+            self._claim_at = 0.0
         ends: dict[str, RunEnd] = {}
-        wished: list[Seen] = []
         sealed: list[tuple[str, int, int | None]] = []
         pushed = [row for entry in batch.entries if (row := _pushed(entry))]
-        facts = poll.facts(self._record, [str(row["id"]) for row in pushed])
-        for row, job in zip(pushed, facts, strict=True):
-            job_id, run = str(row["id"]), int(row["run"])
-            if job is None:
-                continue
-            if job.wish:  # its whole tree has to be proved gone first: the poll does this, now (law 7)
-                wished.append(Seen(job_id=job_id, run=run, state="collecting", poll_in=0))
-                continue
-            if row["exit"].get("reason") == "not_started" and job.seals < SEALS:
-                sealed.append((job_id, run, None))
+        known = self._known(pushed)
+        for row in pushed:
+            job_id, run, arrival = str(row["id"]), int(row["run"]), int(row.get("arrival", 0))
+            name = launch_name(job_id, arrival)
+            job = known.get(job_id)
+            if job is not None and arrival not in (0, job.arrival):
+                continue  # the end of another life is void: what is known of this one does not judge it
+            if row["exit"].get("reason") == "not_started" and job is not None and job.seals < SEALS:
+                sealed.append((name, run, None))
                 continue
             try:
-                ends[job_id] = judge(
+                ends[name] = judge(
                     job_id,
                     run,
                     row["exit"],
                     terms=row.get("judge") or {},
                     folder=self._ends.folder(job_id, run),
-                    retries=job.retries,
+                    retries=job.retries if job is not None else 0,
+                    arrival=arrival,
                 )
             except (ValueError, TypeError, AttributeError, OverflowError) as error:  # no starter wrote this
                 logger.error("an entry of Exit_Queue cannot be judged: %s", error, extra={"id": job_id, "run": run})
-        poll.touch(self._record, wished)
         launch.seal(self._record, sealed, "the marker was taken and the guard knows that nothing was started")
         words = ending.finish(self._record, list(ends.values()), taken=(self._member, batch))
         self._ends.tell(list(ends.values()), words)
         return len(batch.entries)
+
+    def _known(self, pushed: Sequence[dict[str, Any]]) -> dict[str, Due]:
+        """Ask for what the record has of those jobs whose end cannot be judged without: most can."""
+        ids = [str(row["id"]) for row in pushed if row.get("judge") or row["exit"].get("reason") == "not_started"]
+        return {job.job_id: job for job in poll.facts(self._record, ids) if job is not None}
 
     def flush(self, now: float) -> float | None:
         """Poll what is due: single jobs, then endpoints."""
@@ -135,7 +144,9 @@ class Fetcher(Work):
         if now >= self._claim_at:
             due = poll.claim(self._record, self._suffix, BATCH, self.lease)
             self._poll(due)
-            self._claim_at = now if len(due) >= BATCH else now + CLAIM * random.uniform(0.8, 1.2)
+            self._quiet = 0 if due else self._quiet + 1
+            wait = CLAIM if self._quiet < QUIET else QUIET_CLAIM
+            self._claim_at = now if len(due) >= BATCH else now + wait * random.uniform(0.8, 1.2)
         return max(0.0, min([self._claim_at - now, *[poller.turn(now) for poller in self._pollers]]))
 
     def tick(self, now: float) -> None:
@@ -168,7 +179,7 @@ class Fetcher(Work):
     def _left_to_the_endpoint(self, jobs: Sequence[Due]) -> list[Due]:
         """Leave jobs with which nothing is wrong to the poll of their endpoint; return the others."""
         calm = [j for j in jobs if not j.disturbed]
-        seen = [Seen(job_id=j.job_id, run=j.run, state="", poll_in=poll.FAR) for j in calm]
+        seen = [Seen(job_id=j.job_id, run=j.run, arrival=j.arrival, state="", poll_in=poll.FAR) for j in calm]
         poll.touch(self._record, seen)
         return [j for j in jobs if j.disturbed]
 
@@ -210,7 +221,7 @@ class Fetcher(Work):
             if job.wish and (info is None or look.alive):
                 doomed.append((job, look))
             elif info is not None and info.reason == "not_started":
-                launch.seal(self._record, [(job.job_id, job.run, job.fence)], info.message or "it never started")
+                launch.seal(self._record, [(_name(job), job.run, job.fence)], info.message or "it never started")
             elif info is not None:
                 over.append((job, info))
             elif look.overdue or (job.killed and not job.wish):  # nobody there holds it to its walltime
@@ -228,7 +239,7 @@ class Fetcher(Work):
                     held.append(job.handle)
                 fields = {"progress": look.progress or "", "native_state": look.native_state or "", "absent": ""}
                 if system.surveys:  # nothing is wrong with it any more
-                    seen.append(Seen(job_id=job.job_id, run=job.run, state=state, poll_in=poll.FAR, fields=fields))
+                    seen.append(_seen_at(job, state, poll.FAR, fields))
                     continue
                 often = look.progress or look.orphan or job.owner in self._janitor.dead
                 seen.append(_seen(job, state, ORPHAN if often else system.poll_interval, fields))
@@ -275,14 +286,24 @@ class Fetcher(Work):
 
 
 def _seen(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) -> Seen:
-    return Seen(job_id=job.job_id, run=job.run, state=state, poll_in=poll_in * random.uniform(0.9, 1.1), fields=fields)
+    return _seen_at(job, state, poll_in * random.uniform(0.9, 1.1), fields)
+
+
+def _seen_at(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) -> Seen:
+    return Seen(job_id=job.job_id, run=job.run, arrival=job.arrival, state=state, poll_in=poll_in, fields=fields)
+
+
+def _name(job: Due) -> str:
+    return launch_name(job.job_id, job.arrival)
 
 
 def _pushed(entry: bytes) -> dict[str, Any] | None:
     try:
         row = json.loads(entry)
         mappings = (row["exit"], row.get("judge") or {}, row["exit"].get("resource_usage") or {})
-        if _ID.fullmatch(row["id"]) and type(row["run"]) is int and all(isinstance(part, dict) for part in mappings):
+        numbers = (row["run"], row.get("arrival", 0))
+        whole = all(type(number) is int for number in numbers) and all(isinstance(part, dict) for part in mappings)
+        if _ID.fullmatch(row["id"]) and whole and numbers[1] >= 0:
             return row  # type: ignore[no-any-return]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         pass

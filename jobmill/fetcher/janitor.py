@@ -17,9 +17,10 @@ from jobmill.fetcher.judge import judge
 from jobmill.fetcher.strays import Strays
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import capacity, ending, launch, listing, membership, upkeep
-from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.keys import lane_suffix, launch_name
 from jobmill.ledger.launch import Commitment, Expired
 from jobmill.ledger.record import BATCH, Record
+from jobmill.systems.launch_token import life
 from jobmill.systems.system import ExecutionSystem, ExitStatus, Handle, Launch, Settled, Token
 from jobmill.worker.endpoints import Endpoints
 
@@ -111,7 +112,7 @@ class Janitor:
             system = self._systems.get(name)
             if system is None:
                 continue
-            tokens = {f"{identity}:{e.job_id}:{e.run}": e for e in launches}
+            tokens = {f"{life(identity, e.arrival)}:{e.job_id}:{e.run}": e for e in launches}
             answers: Mapping[Token, Handle | Settled] = {}
             with contextlib.suppress(SystemUnavailable), self._endpoints.asked(name):
                 answers = system.settle([Launch(token=t, handle=e.handle or None) for t, e in tokens.items()])
@@ -125,7 +126,7 @@ class Janitor:
             self._adopt(system, found)
 
     def _conclude(self, system: ExecutionSystem, e: Expired, answer: Settled) -> None:
-        launched: tuple[str, int, int | None] = (e.job_id, e.run, e.fence)
+        launched: tuple[str, int, int | None] = (launch_name(e.job_id, e.arrival), e.run, e.fence)
         if answer is Settled.LOST:
             self._end(e, "lost", "guard and runner are gone, or the machine rebooted: whether it ran cannot be known")
         elif answer is Settled.NOT_STARTED:
@@ -146,7 +147,15 @@ class Janitor:
         words = launch.commit(
             self._record,
             [
-                Commitment(job_id=e.job_id, run=e.run, fence=e.fence, state=state, handle=handle, poll_in=0.0)
+                Commitment(
+                    job_id=e.job_id,
+                    run=e.run,
+                    fence=e.fence,
+                    state=state,
+                    handle=handle,
+                    poll_in=0.0,
+                    arrival=e.arrival,
+                )
                 for e, handle in found
             ],
         )
@@ -179,6 +188,7 @@ class Janitor:
             folder=Path(),
             retries=int(row[0].facts.get("retries", 0)) if row else 0,
             wished=bool(e.wish) and reason != "lost",
+            arrival=e.arrival,
         )
         # what another investigator has found and adopted meanwhile runs: it is not ended here
         if ending.finish(self._record, [replace(end, uncommitted=True)]) != ["stale"]:

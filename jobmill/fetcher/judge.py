@@ -24,11 +24,13 @@ def judge(
     folder: Path,
     retries: int = 0,
     wished: bool = False,
+    arrival: int = 0,
 ) -> RunEnd:
     """Return the end of a run: its state, its record, and whether another run follows.
 
     ``terms``: what the spec asks of the end (`jobmill.jobs.terms`); ``retries``: how many this job has had;
-    ``wished``: a user asked for its end, and it did not end by itself before.
+    ``wished``: a user asked for its end, and it did not end by itself before; ``arrival``: under which the job was
+    admitted, 0 where that is not known.
     """
     info = dict(exit_info)
     if wished and not _regular(info):
@@ -52,6 +54,7 @@ def judge(
     return RunEnd(
         job_id=job_id,
         run=run,
+        arrival=arrival,
         state=state,
         exit=_encode(info),
         retry_in=None if wished or state is State.DONE else _retry(terms.get("retry"), info, retries),

@@ -211,7 +211,7 @@ class Poller:
             # Success is what it is, whoever has wished for an end by now; all else may be the work of a kill.
             at_once = [h for h, info in ended if h in plain and info.regular and not info.term_sig]
             for some in batches(at_once):
-                self._ends.finish_plain([(plain[h].job_id, plain[h].run, exits[h]) for h in some])
+                self._ends.finish_plain([(plain[h], exits[h]) for h in some])
                 self._drop(some)
                 yield len(some)
             for rest in batches([(h, info) for h, info in ended if h in self._known]):
@@ -261,7 +261,7 @@ class Poller:
                 self._open.discard(handle)
                 continue
             fields = {"progress": now.progress, "native_state": now.native_state}
-            seen.append(Seen(job_id=job.job_id, run=job.run, state=state, poll_in=None, fields=fields))
+            seen.append(_seen(job, state, None, fields))
             news.append((handle, now))
         for (handle, now), word in zip(news, poll.touch(self._record, seen), strict=True):
             if word == "stale":
@@ -300,17 +300,21 @@ class Poller:
 
     def _disturbed(self, handles: Sequence[Handle], wait: float, fields: Mapping[str, str]) -> None:
         """Give launches polls of their own, which they keep until nothing is wrong with them any more."""
-        jobs = [self._known[h] for h in handles]
-        poll.touch(
-            self._record, [Seen(job_id=j.job_id, run=j.run, state="", poll_in=wait, fields=fields) for j in jobs]
-        )
+        poll.touch(self._record, [_seen(self._known[h], "", wait, fields) for h in handles])
         self._drop(handles)
 
     def _is(self, handle: Handle, job: Due | None) -> bool:
-        """Tell whether the record still has a launch as it is known here: live, in the same run."""
-        return job is not None and job.state in POLLED and job.run == self._known[handle].run and job.handle == handle
+        """Tell whether the record still has a launch as it is known here: live, in the same run of the same life."""
+        if job is None or job.state not in POLLED or job.handle != handle:
+            return False
+        known = self._known[handle]
+        return (job.run, job.arrival) == (known.run, known.arrival)
 
     def _drop(self, handles: Iterable[Handle]) -> None:
         for handle in handles:
             self._known.pop(handle, None)
             self._open.discard(handle)
+
+
+def _seen(job: Left, state: str, poll_in: float | None, fields: Mapping[str, str]) -> Seen:
+    return Seen(job_id=job.job_id, run=job.run, arrival=job.arrival, state=state, poll_in=poll_in, fields=fields)

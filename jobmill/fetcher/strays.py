@@ -18,6 +18,7 @@ from jobmill.jobs.states import ENDED, POLLED
 from jobmill.ledger import launch
 from jobmill.ledger.launch import Standing
 from jobmill.ledger.record import BATCH, Record, batches
+from jobmill.systems import launch_token
 from jobmill.systems.system import ExecutionSystem, Handle, Token
 from jobmill.worker.endpoints import Endpoints
 
@@ -93,14 +94,20 @@ class Strays:
 
 def disowned(handle: Handle, token: Token, standing: Standing | None) -> str:
     """Return why the record disowns a launch, empty where it does not, or may yet commit it."""
-    run = token.rpartition(":")[2]
-    if not run.isascii() or not run.isdigit():
+    try:
+        life, _, run = launch_token.split(token)
+    except ValueError:
         return ""  # not a token of ours
     if standing is None:
         return "the record has no such job"
-    if int(run) < standing.run:
+    arrival = launch_token.record_and_arrival(life)[1]
+    if 0 < arrival < standing.arrival:
+        return "its id is another job's by now"
+    if arrival > standing.arrival:
+        return ""  # an old copy of the record
+    if run < standing.run:
         return f"the job is at run {standing.run}"
-    if int(run) > standing.run:
+    if run > standing.run:
         return ""
     if standing.state in ENDED:
         return f"the job ended {standing.state}"
@@ -110,4 +117,4 @@ def disowned(handle: Handle, token: Token, standing: Standing | None) -> str:
 
 
 def _job(token: Token) -> str:
-    return token.split(":")[1] if token.count(":") == 2 else ""
+    return token.split(":")[1] if token.count(":") == 2 else ""  # "" is no job's id

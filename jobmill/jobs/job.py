@@ -41,7 +41,11 @@ class Job:
     def __init__(
         self, spec: JobSpec, *, job_id: str, run: int, record: str, system: ExecutionSystem, spool: str | Path
     ) -> None:
-        """Bind; touches neither disk nor system. ``spool``: the folder that holds ``jobs/``, on the job's host."""
+        """Bind; touches neither disk nor system.
+
+        ``record``: the token's first part, by which a job is told from others of its id (`launch_token.life`);
+        ``spool``: the folder that holds ``jobs/``, on the job's host.
+        """
         self.spec = spec
         self.job_id = job_id
         self.run = run

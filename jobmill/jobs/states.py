@@ -42,6 +42,7 @@ ALLOWED: dict[State, frozenset[State]] = {
     State.WAITING: frozenset({State.GRANTED, State.HELD, State.LATER, State.CANCELLED, State.NOT_RUN}),
     State.GRANTED: frozenset({State.STARTING, State.WAITING, State.HELD, State.LATER, State.CANCELLED, State.FAILED}),
     State.STARTING: POLLED | ENDED | {State.WAITING, State.LATER},
-    **{state: (POLLED | ENDED | {State.WAITING, State.LATER}) - {state, State.NOT_RUN} for state in POLLED},
-    **{state: frozenset({State.WAITING}) for state in ENDED},  # retry by hand: a new run
+    # in order: the scripts' text, and so their digests, must be the same in every process
+    **{state: (POLLED | ENDED | {State.WAITING, State.LATER}) - {state, State.NOT_RUN} for state in sorted(POLLED)},
+    **{state: frozenset({State.WAITING}) for state in sorted(ENDED)},  # retry by hand: a new run
 }

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from jobmill.jobs.identifier import ID_PATTERN
 from jobmill.ledger.admission import Batch
-from jobmill.ledger.keys import lane_suffix
+from jobmill.ledger.keys import lane_suffix, launch_name
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record, batches, text
 
@@ -25,17 +25,22 @@ class RunEnd:
     exit: str  # one line of JSON
     retry_in: float | None = None  # seconds until the next run; None: this is the job's end
     wall: float | None = None  # seconds
+    arrival: int = 0  # under which the job was admitted; 0: not known
     uncommitted: bool = False  # it holds only as long as nobody has committed the launch
 
 
 def push(record: Record, lane: str, ends: Sequence[str]) -> None:
-    """Hand ends (lines of JSON: id, run, exit) to the fetchers; pushed twice they are still one end each."""
+    """Hand ends (lines of JSON: id, run, arrival, exit) to the fetchers; pushed twice they are still one end each."""
     for some in batches(ends):
         record.run("push", "Exit_Queue" + lane_suffix(lane), *some)
 
 
 def finish(record: Record, ends: Sequence[RunEnd], *, taken: tuple[Membership, Batch] | None = None) -> list[str]:
-    """End runs; with ``taken`` the entries of that batch leave the private list in the same script."""
+    """End runs; with ``taken``, pushed ones: the entries of that batch leave the private list in the same script.
+
+    A pushed end of a job that somebody wishes to end is not recorded ('wished'): a poll has to prove that nothing of it
+    is left, and is due now.
+    """
     member, batch = taken if taken else (None, None)
     values: list[str | int | float] = [
         member.name if member else "",
@@ -46,7 +51,8 @@ def finish(record: Record, ends: Sequence[RunEnd], *, taken: tuple[Membership, B
     for e in ends:
         again = "" if e.retry_in is None else int(e.retry_in * 1000)
         wall = "" if e.wall is None else round(e.wall * 1000, 3)
-        values += [e.job_id, e.run, e.state, e.exit, again, wall, "1" if e.uncommitted else ""]
+        name = launch_name(e.job_id, e.arrival)
+        values += [name, e.run, e.state, e.exit, again, wall, "new" if e.uncommitted else "unwished" if taken else ""]
     return [text(a) for a in record.run("finish", *values)]
 
 

@@ -10,6 +10,14 @@ def lane_suffix(lane: str) -> str:
     return f":{lane}" if lane else ""
 
 
+def launch_name(job_id: str, arrival: int) -> str:
+    """Return how the scripts are told of a launch's job: by its id and, where it is known (not 0), its arrival.
+
+    So what was launched for a job whose record was pruned is void, also when its id lives anew.
+    """
+    return f"{job_id}@{arrival}" if arrival else job_id
+
+
 @dataclass(frozen=True)
 class Keys:
     """All keys of one pipeline; ``prefix`` is empty by default, ``{jm}:`` for Redis Cluster."""

@@ -7,8 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobmill.ledger.admission import Batch
+from jobmill.ledger.keys import launch_name
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record, text
+
+ARRIVALS = 2**42  # a job's score is its arrival, less its priority times this (`SPAN` in the scripts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,6 +22,7 @@ class Intent:
     fence: int
     run: int
     handle: str = ""  # where the system knows it beforehand
+    arrival: int = 0  # under which the job was admitted; 0: not known (an entry of an older version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,7 @@ class Commitment:
     handle: str = ""
     native: str = ""
     poll_in: float = 10.0  # seconds
+    arrival: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,7 @@ class Expired:
     wish: str
     seals: int
     owner: str
+    arrival: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +61,14 @@ class Standing:
     state: str
     run: int
     handle: str
+    arrival: int
 
 
 def begin(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> list[bool]:
     """Begin the launches at the head of the private list; True: go ahead, False: void, drop it. Raise Evicted."""
     values: list[str | int] = []
     for i in intents:
-        values += [i.job_id, i.fence, i.run, i.handle]
+        values += [launch_name(i.job_id, i.arrival), i.fence, i.run, i.handle]
     answer = member.record.run("begin", member.name, batch.queue, batch.turn, int(lease * 1000), *values)
     if len(answer) != len(intents):
         return [False] * len(intents)
@@ -72,18 +79,19 @@ def commit(record: Record, commitments: Sequence[Commitment]) -> list[str]:
     """Record that the launches are known; answers: ok, stale (kill it), ended, or the wish that stands."""
     values: list[str | int] = []
     for c in commitments:
-        values += [c.job_id, c.run, c.fence, c.state, c.handle, c.native, int(c.poll_in * 1000)]
+        name = launch_name(c.job_id, c.arrival)
+        values += [name, c.run, c.fence, c.state, c.handle, c.native, int(c.poll_in * 1000)]
     return [text(a) for a in record.run("commit", *values)] if values else []
 
 
 def abort(record: Record, launches: Sequence[tuple[str, int, int]], *, delay: float, why: str) -> list[str]:
-    """Give back launches (id, run, fence) that certainly did not happen.
+    """Give back launches (name, run, fence) that certainly did not happen; names as `launch_name` makes them.
 
     ``delay``: seconds until they wait again; a fifth more or less for each, so that they do not come back as one herd.
     """
     values: list[str | int] = []
-    for job_id, run, fence in launches:
-        values += [job_id, run, fence, int(delay * random.uniform(0.8, 1.2) * 1000), why]
+    for name, run, fence in launches:
+        values += [name, run, fence, int(delay * random.uniform(0.8, 1.2) * 1000), why]
     return [text(a) for a in record.run("abort", *values)] if values else []
 
 
@@ -100,8 +108,9 @@ def expired(record: Record, lane: str, count: int, lease: float) -> list[Expired
             wish=v[i + 5],
             seals=int(v[i + 6]),
             owner=v[i + 7],
+            arrival=int(v[i + 8]),
         )
-        for i in range(0, len(v), 8)
+        for i in range(0, len(v), 9)
     ]
 
 
@@ -111,7 +120,7 @@ def expire(record: Record, lane: str, owner: str, count: int = 250) -> int:
 
 
 def overdue(record: Record, lane: str, owner: str, launches: Sequence[tuple[str, int, int]]) -> int:
-    """Let the leases of launches (id, run, fence) run out now: their owner does not know what became of them."""
+    """Let the leases of launches (name, run, fence) run out now: their owner does not know what became of them."""
     values = [value for launch in launches for value in launch]
     return len(record.run("expired", lane, 0, 0, owner, *values)) if values else 0
 
@@ -119,22 +128,24 @@ def overdue(record: Record, lane: str, owner: str, launches: Sequence[tuple[str,
 def seal(
     record: Record, launches: Sequence[tuple[str, int, int | None]], evidence: str, *, uncommitted: bool = False
 ) -> list[str]:
-    """Record that the launches (id, run, fence) never start: the jobs wait again under the next run number.
+    """Record that the launches (name, run, fence) never start: the jobs wait again under the next run number.
 
     A fence of None: whatever it is; the run number alone names the launch. ``uncommitted``: it never starts because
     nobody has committed it, so one that was committed meanwhile is left alone.
     """
     values: list[str | int] = []
-    for job_id, run, fence in launches:
-        values += [job_id, run, "" if fence is None else fence, evidence, "1" if uncommitted else ""]
+    for name, run, fence in launches:
+        values += [name, run, "" if fence is None else fence, evidence, "1" if uncommitted else ""]
     return [text(a) for a in record.run("seal", *values)] if values else []
 
 
 def standings(record: Record, job_ids: Sequence[str]) -> dict[str, Standing]:
-    """Return state, run and handle of each job as they are now; a job that the record does not have is left out."""
-    answers = record.read([("HMGET", record.keys.job(i), "state", "run", "handle") for i in job_ids])
+    """Return how the launch of each job stands now; a job that the record does not have is left out."""
+    answers = record.read([("HMGET", record.keys.job(i), "state", "run", "handle", "score") for i in job_ids])
     return {
-        job_id: Standing(state=text(state), run=int(run or 1), handle=text(handle) if handle else "")
-        for job_id, (state, run, handle) in zip(job_ids, answers, strict=True)
+        job_id: Standing(
+            state=text(state), run=int(run or 1), handle=text(handle) if handle else "", arrival=int(score) % ARRIVALS
+        )
+        for job_id, (state, run, handle, score) in zip(job_ids, answers, strict=True)
         if state
     }

@@ -6,10 +6,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from jobmill.ledger.keys import launch_name
 from jobmill.ledger.record import Record, text
 
 FAR = 3600.0  # seconds to the poll of its own of a job that is polled with its endpoint: a net under that
-_VALUES = 13
+_VALUES = 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class Due:
     owner: str
     absent: float  # since when its system knows nothing of it (Unix time, seconds; 0: not so)
     killed: float  # since when it is being killed
+    arrival: int = 0  # under which the job was admitted
     now: float = 0.0  # the server's time of the claim: the only clock that `absent` and `killed` are compared with
     retries: int = 0  # runs that followed a failed one
     seals: int = 0  # launches that never started
@@ -45,6 +47,7 @@ class Seen:
     run: int
     state: str  # empty: as it is
     poll_in: float | None  # seconds; None: when it was due before
+    arrival: int = 0  # under which the job was admitted; 0: not known
     fields: Mapping[str, str] = field(default_factory=dict)  # '' removes one; 'now' sets the time once
 
 
@@ -65,7 +68,8 @@ def touch(record: Record, seen: Sequence[Seen]) -> list[str]:
     values: list[str | int] = []
     for s in seen:
         wait = "" if s.poll_in is None else int(s.poll_in * 1000)
-        values += [s.job_id, s.run, s.state, wait, json.dumps(s.fields) if s.fields else ""]
+        name = launch_name(s.job_id, s.arrival)
+        values += [name, s.run, s.state, wait, json.dumps(s.fields) if s.fields else ""]
     return [text(a) for a in record.run("touch", *values)] if values else []
 
 
@@ -83,10 +87,11 @@ def _dues(answer: Sequence[bytes]) -> list[Due]:
             owner=v[i + 7],
             absent=float(v[i + 8] or 0) / 1000,
             killed=float(v[i + 9] or 0) / 1000,
+            arrival=int(v[i + 12] or 0),
             now=float(now) / 1000,
             retries=int(v[i + 10] or 0),
             seals=int(v[i + 11] or 0),
-            terms=bool(v[i + 12]),
+            terms=bool(v[i + 13]),
         )
         for i in range(0, len(v), _VALUES)
     ]

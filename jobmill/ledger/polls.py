@@ -24,6 +24,7 @@ class Left(NamedTuple):
 
     job_id: str
     run: int
+    arrival: int  # under which the job was admitted
     state: str
     handle: str
     native_state: str
@@ -54,8 +55,10 @@ def left(record: Record, lane: str, system: str, since: str, count: int) -> tupl
     now, more, *v = map(text, answer)
     it = iter(v)
     rows = [
-        Left(job_id, int(run), intern(state), handle, intern(native), progress, bool(terms))
-        for job_id, run, state, handle, native, progress, terms in zip(it, it, it, it, it, it, it, strict=True)
+        Left(job_id, int(run), int(arrival), intern(state), handle, intern(native), progress, bool(terms))
+        for job_id, run, arrival, state, handle, native, progress, terms in zip(
+            it, it, it, it, it, it, it, it, strict=True
+        )
     ]
     return int(now), more, rows
 

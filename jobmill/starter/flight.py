@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jobmill.ledger.keys import launch_name
+
 
 @dataclass(slots=True, kw_only=True)
 class Flight:
@@ -12,6 +14,7 @@ class Flight:
     job_id: str
     run: int
     fence: int
+    arrival: int  # under which the job was admitted; 0: not known
     system: str
     judge: str = ""  # JSON: what the fetcher has to know to judge the end; empty for the plain job
     poll_in: float = 10.0  # seconds from its commit to the first poll; sooner where there are steps to tell
@@ -21,9 +24,9 @@ class Flight:
     @property
     def launch(self) -> tuple[str, int, int]:
         """Return what the record knows it by."""
-        return self.job_id, self.run, self.fence
+        return launch_name(self.job_id, self.arrival), self.run, self.fence
 
     def end(self, exit_text: str) -> str:
         """Return its end as an entry of Exit_Queue."""
         judge = f',"judge":{self.judge}' if self.judge else ""
-        return f'{{"id":"{self.job_id}","run":{self.run},"exit":{exit_text}{judge}}}'
+        return f'{{"id":"{self.job_id}","run":{self.run},"arrival":{self.arrival},"exit":{exit_text}{judge}}}'

@@ -18,6 +18,7 @@ class Granted:
     job_id: str
     fence: int
     run: int
+    arrival: int  # under which the job was admitted; 0: granted by an older version
     system: str
     spec: str  # canonical text, spliced in by the grant and never parsed on the way
 
@@ -35,6 +36,7 @@ class Granted:
                 job_id=row["id"],
                 fence=int(row["fence"]),
                 run=int(row["run"]),
+                arrival=int(row.get("arrival", 0)),
                 system=str(row["system"]),
                 spec=spec[:-1].decode(),
             )

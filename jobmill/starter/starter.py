@@ -24,6 +24,7 @@ from jobmill.starter.flight import Flight
 from jobmill.starter.granted import Granted
 from jobmill.starter.refused import Refused
 from jobmill.starter.setbacks import Setbacks
+from jobmill.systems.launch_token import life
 from jobmill.systems.system import (
     ExecutionSystem,
     ExitInfo,
@@ -106,26 +107,27 @@ class Starter(Work):
         self._launch([g for g, go in zip(granted, went, strict=True) if go and g is not None])
         return len(batch.entries)
 
-    def _token(self, job_id: str, run: int) -> Token:
+    def _life(self, granted: Granted) -> str:
         assert self._member is not None
-        return f"{self._member.identity}:{job_id}:{run}"
+        return life(self._member.identity, granted.arrival)
 
     def _intent(self, granted: Granted | None) -> launch.Intent:
         if granted is None:
             return launch.Intent(job_id="", fence=0, run=0)
         system = self._bench.systems.get(granted.system)
-        token = self._token(granted.job_id, granted.run)
+        token = f"{self._life(granted)}:{granted.job_id}:{granted.run}"
         handle = system.handle_for(token) if system is not None and system.launches_at_once else ""
-        return launch.Intent(job_id=granted.job_id, fence=granted.fence, run=granted.run, handle=handle)
+        return launch.Intent(
+            job_id=granted.job_id, fence=granted.fence, run=granted.run, handle=handle, arrival=granted.arrival
+        )
 
     def _launch(self, granted: Sequence[Granted]) -> None:
         """Make each Job, group them by system, and use the plural verb."""
-        assert self._member is not None
-        identity, spool = self._member.identity, self._bench.spool
+        spool = self._bench.spool
         grouped: dict[str, list[tuple[Flight, Submission]]] = {}
         for g in granted:
             system = self._bench.systems.get(g.system)
-            flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, system=g.system)
+            flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, arrival=g.arrival, system=g.system)
             if system is None:
                 known = ", ".join(self._bench.systems)
                 self._put_off(flight, f"this starter has no system {g.system!r} (it has: {known})")
@@ -133,7 +135,7 @@ class Starter(Work):
             try:
                 spec = JobSpec.from_canonical(g.spec)
                 kind = class_for(spec.class_type, system.kind)
-                job = kind(spec, job_id=g.job_id, run=g.run, record=identity, system=system, spool=spool)
+                job = kind(spec, job_id=g.job_id, run=g.run, record=self._life(g), system=system, spool=spool)
                 submission = job.prepare()
             except (JobmillError, ValueError) as error:
                 self._failed(flight, str(error))
@@ -258,7 +260,10 @@ class Starter(Work):
                 launch.overdue(self._record, lane_suffix(self.lane), self._member.name, [f.launch for f in some])
             self._unclear = []
         for some in batches(self._unwatched):
-            poll.touch(self._record, [Seen(job_id=f.job_id, run=f.run, state="running", poll_in=0) for f in some])
+            seen = [Seen(job_id=f.job_id, run=f.run, arrival=f.arrival, state="running", poll_in=0) for f in some]
+            poll.touch(self._record, seen)
+        if self._unwatched:
+            ending.push(self._record, self.lane, [""])  # something is due
         self._unwatched = []
         if self._ends:
             gathered = now - self._ends_since
@@ -337,4 +342,5 @@ def _commitment(flight: Flight, state: str, handle: Handle = "") -> launch.Commi
         handle=handle,
         native=flight.native,
         poll_in=flight.poll_in,
+        arrival=flight.arrival,
     )

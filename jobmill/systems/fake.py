@@ -175,7 +175,7 @@ class FakeSystem(ExecutionSystem):
         faults, draw = self._verb("survey")
         if draw.random() < faults.empty:
             return {}
-        alive, ours, boot = self.cluster.look().alive, f"{record}:", self.cluster.boot
+        alive, ours, boot = self.cluster.look().alive, _tokens_of(record), self.cluster.boot
         seen = {f"{boot}.{number}": SEEN[it.state] for number, it in alive.items() if it.token.startswith(ours)}
         return _distorted(seen, faults, draw)
 
@@ -185,7 +185,8 @@ class FakeSystem(ExecutionSystem):
         if draw.random() < faults.empty:
             return {}
         alive = self.cluster.look().alive.values()
-        return {self.cluster.handle(it.number): it.token for it in alive if it.token.startswith(f"{record}:")}
+        ours = _tokens_of(record)
+        return {self.cluster.handle(it.number): it.token for it in alive if it.token.startswith(ours)}
 
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
         """End each at once."""
@@ -233,6 +234,11 @@ class FakeSystem(ExecutionSystem):
         if faults.down:
             raise SystemUnavailable("connection refused")
         return faults, self.cluster.fault_file.draw(verb)
+
+
+def _tokens_of(record: str) -> tuple[str, str]:
+    """Return with what the tokens of this record begin; with the second since before lives were told apart."""
+    return f"{record}.", f"{record}:"
 
 
 def _distorted(seen: dict[Handle, Observation], faults: Faults, draw: Random) -> dict[Handle, Observation]:

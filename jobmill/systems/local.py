@@ -282,7 +282,7 @@ def clean_environment(*, path: str | None, shell: str) -> dict[str, str]:
 def _refusal(it: Submission) -> str | None:
     """Return why a submission can never be launched here, or None."""
     if not TOKEN.fullmatch(it.token):
-        return f"token {it.token!r} is not <record>:<job id>:<run>"
+        return f"token {it.token!r} is not <life>:<job id>:<run>"
     if not it.argv:
         return f"job {it.job_id}: the command is empty; name a program"
     for name in it.files:

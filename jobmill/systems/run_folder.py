@@ -13,16 +13,21 @@ line ends in ``end``. The first end counts. It is not fsynced: a killed process 
 """
 
 import errno
+import fcntl
 import json
 import os
 import time
 
-from jobmill.systems import process_tree
+from jobmill.systems import launch_token, process_tree
 
 RESERVED = frozenset(("run", "stdout", "stderr", "error", "return.json", "spawned", ".", ".."))
 HOST = os.uname()[1]
 BOOT = process_tree.boot_id()
 NAMESPACE = process_tree.pid_namespace()
+
+
+class Superseded(Exception):
+    """A later life of the job's id has its folder: this launch can not, and must not, start any more."""
 
 
 class Run:
@@ -66,17 +71,9 @@ class Run:
             self.ended, self.end, self.sealed = int(ticks), end, word == "sealed"
 
 
-def split(token: str) -> "tuple[str, str, int]":
-    """Return (record, job id, run) of a token ``<record>:<job id>:<run>``; raise ValueError for anything else."""
-    record, job, run = token.rsplit(":", 2)
-    if not record or not job or "/" in job or job in (".", "..") or any(c.isspace() for c in token):
-        raise ValueError("%r is not a token <record>:<job id>:<run>" % token)
-    return record, job, int(run)
-
-
 def folder_of(spool: bytes, token: str) -> bytes:
     """Return the run folder of a token; raise ValueError for anything else."""
-    _, job, run = split(token)
+    _, job, run = launch_token.split(token)
     return b"%s/jobs/%s/run.%d" % (spool, encode(job), run)
 
 
@@ -109,18 +106,28 @@ def read(folder: bytes) -> "Run | None":
         os.close(fd)
 
 
-def make(folder: bytes) -> None:
-    """Make a run folder and its parents."""
+def enter(spool: bytes, token: str) -> bytes:
+    """Make and return the run folder of a launch, in a job's folder that belongs to its life.
+
+    What another life of the id, or another record, left there is moved aside first, whole, and never read. Raises
+    Superseded where a later life has the folder, and OSError.
+    """
+    folder = folder_of(spool, token)
+    job = os.path.dirname(folder)
     try:
-        os.mkdir(os.path.dirname(folder))
-    except FileExistsError:  # a later run, or somebody wrote there before
-        pass
+        os.mkdir(job)
+    except FileExistsError:  # a later run, another life, or somebody wrote there before
+        if _stranger(job, token) is not None:
+            _move_aside(spool, job, token)
     except FileNotFoundError:
-        os.makedirs(folder, exist_ok=True)
+        os.makedirs(job, exist_ok=True)
     try:
         os.mkdir(folder)
     except FileExistsError:
         pass
+    except FileNotFoundError:
+        os.makedirs(folder, exist_ok=True)
+    return folder
 
 
 def take(folder: bytes, text: bytes = b"") -> int:
@@ -189,9 +196,12 @@ def over_line() -> bytes:
     return b"over %d\n" % process_tree.ticks_now()
 
 
-def seal(folder: bytes, token: str, guard: str, reason: str, message: str) -> str:
-    """Take the marker for good, so that the launch can never start; FileExistsError: somebody was first."""
-    make(folder)
+def seal(spool: bytes, token: str, guard: str, reason: str, message: str) -> str:
+    """Take the marker for good, so that the launch can never start; FileExistsError: somebody was first.
+
+    Raises Superseded as `enter` does.
+    """
+    folder = enter(spool, token)
     record = never_started(reason, message)
     os.close(take(folder, header(token, guard) + end_line("sealed", record)))
     return record
@@ -215,14 +225,59 @@ def was_entered(folder: bytes) -> bool:
     return False
 
 
-def move_aside(spool: bytes, token: str, found: str) -> bytes:
-    """Move a job's whole folder, which belongs to another record (``found``: its run file's token), out of the way."""
-    _, job, _ = split(token)
-    old = split(found)[0].replace("/", "_")
-    here = b"%s/jobs/%s" % (spool, encode(job))
-    for number in range(1, 10000):
-        there = b"%s.%s.%d" % (here, encode(old), number)
-        if not os.path.lexists(there):
-            os.rename(here, there)  # a rename onto a folder that appeared just now fails: it is not empty
-            return there
-    raise OSError("too many folders beside %r; remove old ones" % here)
+def aside(spool: bytes, life: str, job: str, number: int = 1) -> bytes:
+    """Return where a job's folder stands once a later life of its id, or another record, needed its place."""
+    return b"%s/jobs/%s.%s.%d" % (spool, encode(job), encode(life.replace("/", "_")), number)
+
+
+def _stranger(job: bytes, token: str) -> "str | None":
+    """Return the life that a job's folder belongs to where it is not the token's; None: it is ours, or nobody's.
+
+    Raises Superseded where it is a later one.
+    """
+    life, _, run = launch_token.split(token)
+    own = b"run.%d" % run
+    try:
+        names = os.listdir(job)
+    except FileNotFoundError:
+        return None
+    for name in sorted(names, key=lambda name: name != own):  # this very launch may have been here before
+        found = read(os.path.join(job, name)) if name.startswith(b"run.") else None
+        if found is None or found.token is None:
+            continue
+        try:
+            other = launch_token.life_of(found.token)
+        except ValueError:
+            other = "other"  # not ours, whoever wrote it
+        if other == life:
+            return None
+        if launch_token.earlier(life, other):
+            raise Superseded("job %s.%d came after %s" % (other, run, token))
+        if name == own or not launch_token.unnumbered(other, life):  # else perhaps an earlier run of this very job
+            return other
+    return None
+
+
+def _move_aside(spool: bytes, job: bytes, token: str) -> None:
+    """Move a job's whole folder out of the way, unless somebody has done so.
+
+    One at a time, and with a look of its own: who moved by what he saw before another had moved, and had taken the
+    marker anew, would move that one.
+    """
+    fd = os.open(os.path.join(spool, b"aside.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OSError(errno.EAGAIN, "another process moves an earlier job's folder aside") from None
+        found = _stranger(job, token)
+        if found is None:
+            return
+        for number in range(1, 10000):
+            there = aside(spool, found, launch_token.split(token)[1], number)
+            if not os.path.lexists(there):
+                os.rename(job, there)
+                return
+        raise OSError(errno.EEXIST, "too many folders beside it; remove old ones")
+    finally:
+        os.close(fd)

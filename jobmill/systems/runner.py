@@ -26,7 +26,7 @@ import signal
 import sys
 import time
 
-from jobmill.systems import child_wait, process_tree, run_folder, slot_table, spawn, watch
+from jobmill.systems import child_wait, launch_token, process_tree, run_folder, slot_table, spawn, watch
 
 TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` costs a start several milliseconds
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ class Runner:
             try:
                 name, weight, rest = line.split(b" ", 2)
                 token, cpus = name.decode("utf-8"), max(1, int(weight))
-                run_folder.split(token)
+                launch_token.split(token)
                 launch = json.loads(rest.decode("utf-8"))
                 launch[7] = float(launch[7] or 0)
             except (ValueError, TypeError, IndexError) as error:
@@ -225,7 +225,7 @@ class Runner:
         it = watch.Running(token, folder, 0, 0, cpus, time.monotonic(), time.time(), walltime, None, slot)
         try:  # the line comes first: the guard, which reads these lines, then knows of every marker that we took
             slot_table.write(self.table_fd, slot, token, 0, 0, cpus, it.began, it.started, walltime)
-            it.fd = self._take(token, folder)
+            it.fd = self._take(token)
         except OSError as error:
             message = "cannot make the run folder %s: %s; free or repair the spool" % (
                 folder.decode("utf-8", "replace"),
@@ -233,6 +233,8 @@ class Runner:
             )
             # not the job's fault, and no marker was taken: whoever sent it may send it again later
             self.emit(watch.end_event(token, run_folder.never_started("no_spool", message)))
+        except run_folder.Superseded as error:
+            self.emit(_void(token, run_folder.never_started("superseded", str(error))))
         if it.fd is None:
             slot_table.clear(self.table_fd, slot)
             self.free.append(slot)
@@ -264,24 +266,18 @@ class Runner:
         self.lines += 1
         return self.lines - 1
 
-    def _take(self, token: str, folder: bytes) -> "int | None":
+    def _take(self, token: str) -> "int | None":
         """Return the marker's descriptor, or None when this launch has had its turn already."""
-        run_folder.make(folder)
-        header = run_folder.header(token, self.table.decode())
+        folder = run_folder.enter(self.spool, token)
         try:
-            return run_folder.take(folder, header)
+            return run_folder.take(folder, run_folder.header(token, self.table.decode()))
         except FileExistsError:
             pass
         found = run_folder.read(folder)
-        if found is None or found.token is None:  # somebody died at the very first line, or is there
+        if found is None or found.token != token:  # somebody died at the very first line, or is there
             self.emit(b"taken %s\n" % run_folder.encode(token))
-            return None
-        if run_folder.split(found.token)[0] != run_folder.split(token)[0]:
-            run_folder.move_aside(self.spool, token, found.token)
-            run_folder.make(folder)
-            return run_folder.take(folder, header)
-        if found.sealed and found.end is not None:
-            self.emit(watch.end_event(token, found.end).replace(b"end", b"void", 1))
+        elif found.sealed and found.end is not None:
+            self.emit(_void(token, found.end))
         elif found.end is not None:
             self.emit(watch.end_event(token, found.end))
         elif found.pid is not None:
@@ -297,7 +293,7 @@ class Runner:
         for name, text in (files or {}).items():
             _write_file(folder, name, text)
         workdir = folder if workdir is None else encode(workdir)
-        _, job, run = run_folder.split(token)
+        _, job, run = launch_token.split(token)
         env = dict(self.base)
         env[b"JOBMILL_JOB_ID"] = encode(job)
         env[b"JOBMILL_RUN"] = b"%d" % run
@@ -321,6 +317,11 @@ class Runner:
             return spawn.start([encode(word) for word in argv], env, workdir, opens)
         finally:
             os.chdir("/")
+
+
+def _void(token: str, record: str) -> bytes:
+    """Return the event that tells of a launch that never starts."""
+    return watch.end_event(token, record).replace(b"end", b"void", 1)
 
 
 def _redirect(folder: bytes, stdin: "str | None", stdout: "str | None", stderr: "str | None") -> "list[spawn.Open]":

@@ -140,7 +140,9 @@ def _holds(spool: bytes, entry: Entry, dead: bool) -> bool:
     """Tell whether the launch of a line still takes its slot; of a dead table only a live process does."""
     if entry.pid and not dead:
         run = run_folder.read(run_folder.folder_of(spool, entry.token))
-        return run is None or run.token != entry.token or run.end is None
+        if run is None or run.token != entry.token:  # removed, or moved aside for a later life of its id
+            return process_tree.alive(entry.pid, entry.start)
+        return run.end is None
     if dead:
         pid, start = entry.pid, entry.start
         run = run_folder.read(run_folder.folder_of(spool, entry.token))

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     Open = tuple[int, "bytes | None", int]
     Spawn = Callable[[bytes, "list[bytes]", "dict[bytes, bytes]", "list[Open]"], int]
 
-# What Python ignores or we catch must not be inherited; everything else is at its default in us.
-_DEFAULTS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
+# What Python ignores or we catch must not be inherited, nor what a shell ignores for its background jobs (SIGQUIT).
+_DEFAULTS = [signal.SIGPIPE, signal.SIGXFSZ, signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM]
+_DEFAULTS.append(signal.SIGCHLD)
 _DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 _native: "Callable[..., Any] | None" = getattr(os, "posix_spawn", None)  # Python 3.8
 _OPEN, _DUP2 = getattr(os, "POSIX_SPAWN_OPEN", 0), getattr(os, "POSIX_SPAWN_DUP2", 0)

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from jobmill.systems import process_tree, run_folder, slot_table
+from jobmill.systems import launch_token, process_tree, run_folder, slot_table
 from jobmill.systems.step_progress import progress
 from jobmill.systems.system import ExitInfo, Handle, NativeState, Observation, Settled, Token
 
@@ -96,22 +96,19 @@ class SpoolLaunches:
         """Adopt a launch that has started; take the marker of one that has not, so that it never starts."""
         try:
             boot, token, folder = self.parts(handle)
-            found = run_folder.read(folder)
-            if found is not None and found.token is not None and _record(found.token) != _record(token):
-                run_folder.move_aside(self._folder, token, found.token)
-                found = None
+            found = _own(run_folder.read(folder), token)
             if found is None:
                 if boot != run_folder.BOOT:
                     return Settled.LOST
                 try:
-                    run_folder.seal(folder, token, "-", "not_started", "its starter died before it started")
+                    run_folder.seal(self._folder, token, "-", "not_started", "its starter died before it started")
                     return Settled.NOT_STARTED
                 except FileExistsError:
-                    found = run_folder.read(folder)
+                    found = _own(run_folder.read(folder), token)
             if found is None:
                 return Settled.UNKNOWN
             return self._settle_marked(handle, token, folder, found)
-        except (OSError, ValueError):
+        except (OSError, ValueError, run_folder.Superseded):  # superseded: whoever asks knows an old record
             return Settled.UNKNOWN
 
     def _settle_marked(self, handle: Handle, token: Token, folder: bytes, run: run_folder.Run) -> Handle | Settled:
@@ -150,7 +147,10 @@ class SpoolLaunches:
         """Return a part of a file in the run folder, b"" when it is not there (yet)."""
         if "/" in stream or "\0" in stream or stream in ("", ".", ".."):
             raise ValueError(f"{stream!r} is not the name of a file in the run folder")
-        _, _, folder = self.parts(handle)
+        _, token, folder = self.parts(handle)
+        marked = run_folder.read(folder)
+        if marked is not None and _own(marked, token) is None:
+            return b""  # another life's words
         try:
             fd = os.open(folder + b"/" + os.fsencode(stream), os.O_RDONLY | os.O_NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
@@ -167,10 +167,7 @@ class SpoolLaunches:
             run = _own(run_folder.read(folder), token)
             if run is None:
                 if boot == run_folder.BOOT:
-                    found = run_folder.read(folder)
-                    if found is not None and found.token is not None:
-                        run_folder.move_aside(self._folder, token, found.token)
-                    run_folder.seal(folder, token, "-", "not_started", KILLED_UNSTARTED)
+                    run_folder.seal(self._folder, token, "-", "not_started", KILLED_UNSTARTED)
                 return True
             if run.sealed or run.boot != run_folder.BOOT:
                 return True
@@ -178,14 +175,14 @@ class SpoolLaunches:
                 return run.end is not None or not self._guarded(run)
             gone = process_tree.kill(token, folder, run.pid, run.start, run.ended, force, patience)
             return gone and (run.pid is not None or run.end is not None or not self._guarded(run))
+        except run_folder.Superseded:  # the folder is a later life's; what this one left running bears its token
+            life, job, number = launch_token.split(token)
+            old = run_folder.aside(self._folder, life, job) + b"/run.%d" % number
+            return process_tree.kill(token, old, force=force, patience=patience)
         except (OSError, ValueError):
             return False
 
 
 def _own(run: run_folder.Run | None, token: Token) -> run_folder.Run | None:
-    """Return the run unless its folder belongs to another record; a marker without its first line counts as ours."""
-    return None if run is not None and run.token is not None and _record(run.token) != _record(token) else run
-
-
-def _record(token: Token) -> str:
-    return str(run_folder.split(token)[0])
+    """Return the run unless it is another life's, or record's; a marker without its first line counts as ours."""
+    return run if run is not None and run.token in (None, token) else None

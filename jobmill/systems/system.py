@@ -1,6 +1,7 @@
 """The contract of an execution system: plural verbs over plain values, and no Redis.
 
-A *token* names one launch: ``<record>:<job id>:<run>``. A *handle* is the text by which the system finds that launch
+A *token* names one launch: ``<life>:<job id>:<run>``. The life, ``<record>.<arrival>``, tells the job from an earlier
+one of its id, whose record was pruned (`launch_token`). A *handle* is the text by which the system finds that launch
 again; it is stored in the record and given back verbatim.
 
 A system that gives handles out (a batch scheduler) is launched in three steps: `submit` *held*, with the token in the
@@ -269,14 +270,15 @@ class ExecutionSystem(ABC):
         """
 
     def inventory(self, record: str) -> Mapping[Handle, Token]:
-        """Return every launch of this record (tokens begin with ``<record>:``) that the system still has, held or not.
+        """Return every launch of this record that the system still has, held or not.
 
-        What has ended and is only kept in a history is left out. Raises SystemUnavailable rather than telling a part.
+        Their tokens begin with ``<record>.``; those of before lives were told apart with ``<record>:``. What has ended
+        and is only kept in a history is left out. Raises SystemUnavailable rather than telling a part.
         """
         return {}
 
     def survey(self, record: str) -> Mapping[Handle, Observation]:
-        """Observe every launch of this record (tokens begin with ``<record>:``), held or not, by one query.
+        """Observe every launch of this record (tokens as in `inventory`), held or not, by one query.
 
         Only where `surveys`. What has ended may be in it or not: one that is missing is looked for by `exit_info`. The
         same observation again costs least as the same object. Raises SystemUnavailable rather than telling a part.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import threading
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -223,10 +224,14 @@ def dotted(node: ast.expr) -> str:
     return "…"
 
 
+_parsing = threading.Lock()  # two threads at once break the parser of Python 3.11 (python/cpython#106905)
+
+
 def _read(package: Path, path: Path) -> Source:
     name = ".".join(path.relative_to(package).with_suffix("").parts).removesuffix(".__init__")
     text = path.read_text()
-    tree = ast.parse(text)
+    with _parsing:
+        tree = ast.parse(text)
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

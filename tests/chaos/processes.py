@@ -22,7 +22,7 @@ def runners(spool: Path) -> list[int]:
 def bodies(record: str) -> dict[int, str]:
     """Return pid -> token of every process that a job of this record started."""
     found = {}
-    mark = b"JOBMILL_TOKEN=" + record.encode() + b":"
+    mark = b"JOBMILL_TOKEN=" + record.encode() + b"."
     for pid in _all():
         with contextlib.suppress(OSError):
             for word in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):

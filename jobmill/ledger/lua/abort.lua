@@ -1,10 +1,10 @@
--- A launch that its starter knows not to have happened goes back: ARGV = 5 values a job: id, run, fence, delay (ms), why.
+-- A launch that its starter knows not to have happened goes back: ARGV = 5 values a job: launch, run, fence, delay (ms), why.
 -- Costs neither a run nor a retry. A job with a wish is cancelled instead. Answer: 'later' | 'waiting' | 'cancelled' | 'stale'.
 local n, told, rung = #ARGV / 5, {}, { '' }
 frees()
 for e = 1, n do
   local a = (e - 1) * 5
-  local j = read(ARGV[a + 1])
+  local j = job_of(ARGV[a + 1])
   if not j or j.run ~= ARGV[a + 2] or j.fence ~= ARGV[a + 3] or (j.state ~= 'starting' and j.state ~= 'granted') then
     told[e] = 'stale'
   elseif j.wish then

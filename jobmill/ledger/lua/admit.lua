@@ -55,7 +55,7 @@ for e = 1, n do
       note({ id = id }, 'refused', 0)
     else
       local j = { id = id, key = P .. 'Job:' .. id, run = '1', fence = '0', system = ARGV[a + 4], user = ARGV[a + 5],
-        score = arrival + e - tonumber(ARGV[a + 7]) * 4398046511104, state = ARGV[a + 9] }
+        score = arrival + e - tonumber(ARGV[a + 7]) * SPAN, state = ARGV[a + 9] }
       j.score = string.format('%.0f', j.score)
       local fields = { 'state', j.state, 'system', j.system, 'user', j.user, 'score', j.score, 'since', TIME[1] }
       if ARGV[a + 8] ~= '' then fields[#fields + 1] = 'needs'; fields[#fields + 1] = ARGV[a + 8] end

@@ -1,5 +1,5 @@
 -- The head of the private list begins its launch: ARGV = process, queue, turn, lease (ms),
--- then 4 values an entry: id, fence, run, handle ('' where the system gives it later); id '' is an entry to bury.
+-- then 4 values an entry: launch, fence, run, handle ('' where the system gives it later); launch '' is an entry to bury.
 -- Answer: 'go' | 'void' an entry. The same turn again gives the same answer; by another process it is void.
 local process, queue, lease = ARGV[1], ARGV[2], tonumber(ARGV[4])
 if not alive(process) then return redis.error_reply('EVICTED ' .. process) end
@@ -12,7 +12,8 @@ local n, told, gone = (#ARGV - 4) / 4, {}, {}
 if t == 'now' then call('HINCRBY', P .. 'Process:' .. process, 'turn:' .. queue, 1) end
 for e = 1, n do
   local a = 4 + (e - 1) * 4
-  local id, fence, run, handle = ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
+  local id, arrival = launch_of(ARGV[a + 1])
+  local fence, run, handle = ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local key = P .. 'Job:' .. id
   told[e] = 'void'
   if id == '' then
@@ -21,8 +22,8 @@ for e = 1, n do
         .. '\n' .. call('LINDEX', mine, e - 1))
     end
   else
-    local j = call('HMGET', key, 'state', 'run', 'fence', 'system', 'owner', 'handle')
-    if j[1] and j[2] == run and j[3] == fence then
+    local j = call('HMGET', key, 'state', 'run', 'fence', 'system', 'owner', 'handle', 'score')
+    if j[1] and j[2] == run and j[3] == fence and (not arrival or arrival_of(j[7]) == arrival) then
       if t == 'again' and j[1] == 'starting' and j[5] == process and not gone[id] then
         gone[id] = true -- an entry that stands there twice starts one launch, also in the answer to a turn sent again
         told[e] = 'go'

@@ -2,6 +2,7 @@
 -- Answer: 'cancelled' (ended now) | 'wished' (stands until absence is proved) | the end state it already has | 'unknown'
 -- (nobody knows this id yet; the wish waits a day for it).
 local wish, exit, told, rung = ARGV[1], ARGV[2], {}, { '' }
+local due = {} -- lanes whose fetchers have something to kill
 frees()
 for i = 3, #ARGV do
   local j = read(ARGV[i])
@@ -12,7 +13,10 @@ for i = 3, #ARGV do
     told[i - 2] = j.state
   elseif LAUNCHED[j.state] then
     call('HSETNX', j.key, 'wish', wish)
-    if POLLED[j.state] then call('ZADD', P .. 'Running_Queue' .. lane(j.system), 0, j.id) end
+    if POLLED[j.state] then
+      call('ZADD', P .. 'Running_Queue' .. lane(j.system), 0, j.id)
+      due[lane(j.system)] = true
+    end
     told[i - 2] = 'wished'
   else
     finish(j, 'cancelled', exit)
@@ -23,5 +27,6 @@ for i = 3, #ARGV do
   end
 end
 call('RPUSH', P .. 'Result_Queue', unpack(rung))
+for suffix in pairs(due) do call('RPUSH', P .. 'Exit_Queue' .. suffix, '') end
 publish()
 return told

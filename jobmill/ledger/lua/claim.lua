@@ -1,9 +1,9 @@
 -- Jobs that are due for a poll of their own: ARGV = lane suffix, how many, lease (ms). A claim moves a job to now +
 -- lease, so that the poll of a fetcher that dies is made by another.
 -- With ids after these: what the record has of these jobs, whatever their state; nothing is moved.
--- Answer: the time (ms), then 13 values a job: id, run, fence, state ('' where there is no such job), system, handle,
--- wish, owner, absent since (ms), killed since (ms), retries, sealed launches, '1' where its spec may have terms for the
--- judge.
+-- Answer: the time (ms), then 14 values a job: id, run, fence, state ('' where there is no such job), system, handle,
+-- wish, owner, absent since (ms), killed since (ms), retries, sealed launches, arrival, '1' where its spec may have terms
+-- for the judge.
 local queue, n, lease = P .. 'Running_Queue' .. ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 local found = { string.format('%.0f', NOW) }
 
@@ -12,12 +12,13 @@ local function tell(id, v)
   found[at + 1] = id
   for i = 1, 11 do found[at + 1 + i] = v[i] or (i == 1 and '1' or '') end -- a run is not written before the first grant
   local spec = call('GET', P .. 'Spec:' .. id) or ''
-  found[at + 13] = (spec:find('"outputs":', 1, true) or spec:find('"retry":', 1, true)) and '1' or ''
+  found[at + 13] = v[12] and arrival_of(v[12]) or ''
+  found[at + 14] = (spec:find('"outputs":', 1, true) or spec:find('"retry":', 1, true)) and '1' or ''
 end
 
 local function facts(id)
   return call('HMGET', P .. 'Job:' .. id, 'run', 'fence', 'state', 'system', 'handle', 'wish', 'owner', 'absent',
-    'killed', 'retries', 'seals')
+    'killed', 'retries', 'seals', 'score')
 end
 
 if ARGV[4] then

@@ -1,10 +1,10 @@
--- A launch is known to its system: ARGV = then 7 values a job: id, run, fence, state, handle, native id, poll in (ms).
+-- A launch is known to its system: ARGV = then 7 values a job: launch, run, fence, state, handle, native id, poll in (ms).
 -- Answer an entry: 'ok', the wish that stands, or 'stale' (kill what you started). An end that came first is 'ended'.
 -- A launch has one handle: the first that is committed. Another one of the same launch (accepted twice) is 'stale'.
 local n, told = #ARGV / 7, {}
 adds()
 bundle()
-local NEEDED = { 'state', 'run', 'fence', 'system', 'handle', 'wish' }
+local NEEDED = { 'state', 'run', 'fence', 'system', 'score', 'handle', 'wish' }
 
 local function another(j, handle) -- was a different handle committed for this very launch?
   if handle == '' or j.state == 'starting' or j.handle == handle then return false end
@@ -13,7 +13,7 @@ end
 
 for e = 1, n do
   local a = (e - 1) * 7
-  local j = read(ARGV[a + 1], NEEDED)
+  local j = job_of(ARGV[a + 1], NEEDED)
   local run, fence, state = ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   if not j or j.run ~= run or j.fence ~= fence then told[e] = 'stale'
   elseif ENDED[j.state] then told[e] = 'ended'

@@ -1,29 +1,38 @@
 -- Ends of runs: ARGV = process, queue, turn ('' where no list stands behind), entries to drop from the private list,
--- then 7 values a job: id, run, state, exit (JSON), retry in (ms; '' none), wall time (ms; '' unknown), '1' where this
--- holds only as long as nobody has committed the launch ('' otherwise): from `starting` alone.
+-- then 7 values a job: launch, run, state, exit (JSON), retry in (ms; '' none), wall time (ms; '' unknown), and 'new' where
+-- this holds only as long as nobody has committed the launch (from `starting` alone), 'unwished' where it holds only if
+-- nobody wishes the job's end: else its whole tree has to be proved gone first, by a poll that is due now (law 7).
 -- Any live state of the same run will do: an end may come before its commit (law 4). A retry belongs to the end of
 -- its run (law 10): the record is kept, the job goes to `later` as the next run.
--- Answer: 'ended' | 'later' | 'again' (ended before) | 'stale' an entry.
+-- Answer: 'ended' | 'later' | 'again' (ended before) | 'wished' | 'stale' an entry.
 local process, queue, turned, drop = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 local n, told, rung = (#ARGV - 4) / 7, {}, {}
 local walls, counts, systems = {}, {}, {}
 frees()
 bundle()
-local NEEDED = { 'state', 'run', 'system', 'holds', 'wish', 'notify', 'tags', 'progress' }
+local NEEDED = { 'state', 'run', 'system', 'score', 'holds', 'wish', 'notify', 'tags', 'progress' }
 local keys = {}
-for e = 1, n do keys[e] = P .. 'Job:' .. ARGV[5 + (e - 1) * 7] .. ':dependents' end
+for e = 1, n do keys[e] = P .. 'Job:' .. launch_of(ARGV[5 + (e - 1) * 7]) .. ':dependents' end
 local awaited = n > 0 and call('EXISTS', unpack(keys)) > 0 -- somebody waits for one of them at least
 for e = 1, n do
   local a = 4 + (e - 1) * 7
-  local j = read(ARGV[a + 1], NEEDED)
-  if j and not LAUNCHED[j.state] then j = read(ARGV[a + 1]) end -- to leave a line, more has to be known
+  local j = job_of(ARGV[a + 1], NEEDED)
+  if j and not LAUNCHED[j.state] then j = read(j.id) end -- to leave a line, more has to be known
   local state, exit, again = ARGV[a + 3], ARGV[a + 4], ARGV[a + 5]
   if not j or j.run ~= ARGV[a + 2] then
     told[e] = 'stale'
   elseif ENDED[j.state] then
     told[e] = 'again'
-  elseif not can(j, state) or (ARGV[a + 7] == '1' and j.state ~= 'starting') then
+  elseif not can(j, state) or (ARGV[a + 7] == 'new' and j.state ~= 'starting') then
     told[e] = 'stale'
+  elseif ARGV[a + 7] == 'unwished' and j.wish then
+    unindex(j)
+    zadd(P .. 'Running_Queue' .. lane(j.system), NOW, j.id)
+    if can(j, 'collecting') then
+      call('HSET', j.key, 'state', 'collecting')
+      note(j, 'collecting')
+    end
+    told[e] = 'wished'
   else
     systems[j.system] = true
     if ARGV[a + 6] ~= '' then

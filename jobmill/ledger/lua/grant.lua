@@ -32,32 +32,36 @@ local function head(name, top)
   return heads[name][1]
 end
 
--- What was full and has room again returns to its line: as many as there is room for, the first in order.
-for _, name in ipairs(call('SRANDMEMBER', P .. 'Full', 50)) do
-  local full = P .. 'Full:' .. name
-  local top = tonumber(call('HGET', P .. 'Capacity', name) or '') or math.huge
-  local room = top - (tonumber(call('HGET', P .. 'Used', name) or 0) + call('SCARD', P .. name))
-  local skip = 0
-  while room > 0 and steps > 0 do
-    steps = steps - 1
-    local id = call('ZRANGE', full, skip, skip)[1]
-    if not id then break end
-    local j = read(id)
-    local wants = need(j, name)
-    if wants > top then
-      skip = skip + 1 -- can never fit as the limit is now: reserves nothing
-    elseif wants > room then
-      break -- the first in order reserves: a large job does not starve
-    else
-      room = room - wants
-      call('ZREM', full, id)
-      if j and j.full == name then
-        call('HDEL', j.key, 'full')
-        line_up(j)
+local counted = {} -- set or amount -> how much of it is held, with what is granted here
+
+local function come_back() -- what was full and has room again, to its line: as many as fit, the first in order
+  for _, name in ipairs(call('SRANDMEMBER', P .. 'Full', 50)) do
+    local full = P .. 'Full:' .. name
+    local top = tonumber(call('HGET', P .. 'Capacity', name) or '') or math.huge
+    local room = top - (counted[name] or tonumber(call('HGET', P .. 'Used', name) or 0) + call('SCARD', P .. name))
+    local skip = 0
+    while room > 0 and steps > 0 do
+      steps = steps - 1
+      local id = call('ZRANGE', full, skip, skip)[1]
+      if not id then break end
+      local j = read(id)
+      local wants = need(j, name)
+      if wants > top then
+        skip = skip + 1 -- can never fit as the limit is now: reserves nothing
+      elseif wants > room then
+        break -- the first in order reserves: a large job does not starve
+      else
+        room = room - wants
+        call('ZREM', full, id)
+        heads[name] = nil
+        if j and j.full == name then
+          call('HDEL', j.key, 'full')
+          line_up(j)
+        end
       end
     end
+    if call('EXISTS', full) == 0 then call('SREM', P .. 'Full', name) end
   end
-  if call('EXISTS', full) == 0 then call('SREM', P .. 'Full', name) end
 end
 
 local word = call('HGET', P .. 'Endpoints', system)
@@ -76,8 +80,12 @@ local function before(a, b) return a.rank < b.rank or (a.rank == b.rank and a.na
 local function put_back() -- write down what was taken from the page
   for _, u in ipairs(users) do
     if #u.gone > 0 then call('ZREM', ranks .. ':' .. u.name, unpack(u.gone)) end
-    if u.empty then call('ZREM', ranks, u.name)
-    elseif u.turns > 0 then call('ZADD', ranks, u.rank, u.name) end
+    if u.empty then
+      call('ZREM', ranks, u.name)
+      ranked[ranks .. ':' .. u.name] = nil
+    elseif u.turns > 0 then
+      call('ZADD', ranks, u.rank, u.name)
+    end
   end
   users = {}
 end
@@ -115,7 +123,6 @@ local function pass(u) -- the first is out of the line
   u.at = u.at + 1
 end
 
-local counted = {} -- set or amount -> how much of it is held, with what is granted here
 local function held(name, amount)
   if not counted[name] then
     counted[name] = amount and tonumber(call('HGET', P .. 'Used', name) or 0) or call('SCARD', P .. name)
@@ -124,65 +131,72 @@ local function held(name, amount)
 end
 
 local into, amounts, jobs = {}, {}, {}
-if granted < n and used < top then page() end
-while granted < n and used < top and steps > 0 do
-  steps = steps - 1
-  local u = lowest()
-  if not u then break end
-  local id = first(u)
-  local v = id and call('HMGET', P .. 'Job:' .. id, 'state', 'run', 'fence', 'needs', 'score')
-  if not id then
-    u.empty = true
-  elseif v[1] ~= 'waiting' then
-    pass(u) -- an index entry that nothing stands behind
-  else
-    local full, plain, tokens, run, needs = nil, true, {}, v[2] or '1', v[4] or set
-    for token in needs:gmatch('%S+') do
-      local name, amount = token:match('^(.+)=(%d+)$')
-      name = name or token
-      tokens[#tokens + 1] = { name, amount }
-      if name ~= set then
-        plain = false
-        local most = tonumber(call('HGET', P .. 'Capacity', name) or '')
-        if most then
-          local wants, earliest = tonumber(amount or 1), head(name, most)
-          if held(name, amount) + wants > most or (earliest and earliest < tonumber(v[5])) then full = name; break end
-        end
-      end
-    end
-    if full then
-      call('HSET', P .. 'Job:' .. id, 'full', full)
-      call('ZADD', P .. 'Full:' .. full, v[5], id)
-      call('SADD', P .. 'Full', full)
-      heads[full] = nil
-      pass(u)
-    elseif slots and not plain and used >= slots then
-      break -- what holds amounts or named sets is never granted ahead of a slot
+local function go() -- grant; return whether a job was set aside, before which another one had stood back
+  local aside = false
+  if granted < n and used < top then page() end
+  while granted < n and used < top and steps > 0 do
+    steps = steps - 1
+    local u = lowest()
+    if not u then break end
+    local id = first(u)
+    local v = id and call('HMGET', P .. 'Job:' .. id, 'state', 'run', 'fence', 'needs', 'score')
+    if not id then
+      u.empty = true
+    elseif v[1] ~= 'waiting' then
+      pass(u) -- an index entry that nothing stands behind
     else
-      local fence = string.format('%.0f', tonumber(v[3] or 0) + 1)
-      call('HSET', P .. 'Job:' .. id, 'state', 'granted', 'run', run, 'fence', fence, 'holds', needs,
-        'granted', NOW)
-      pass(u)
-      u.rank, u.turns = u.rank + 1, u.turns + 1
-      for _, token in ipairs(tokens) do
-        local name, amount = token[1], token[2]
-        if amount then
-          amounts[name] = (amounts[name] or 0) + amount
-          counted[name] = held(name, amount) + amount
-        else
-          if name ~= set then counted[name] = held(name) + 1 end
-          into[name] = into[name] or {}
-          into[name][#into[name] + 1] = id
+      local full, plain, tokens, run, needs = nil, true, {}, v[2] or '1', v[4] or set
+      for token in needs:gmatch('%S+') do
+        local name, amount = token:match('^(.+)=(%d+)$')
+        name = name or token
+        tokens[#tokens + 1] = { name, amount }
+        if name ~= set then
+          plain = false
+          local most = tonumber(call('HGET', P .. 'Capacity', name) or '')
+          if most then
+            local wants, earliest = tonumber(amount or 1), head(name, most)
+            if held(name, amount) + wants > most or (earliest and earliest < tonumber(v[5])) then full = name; break end
+          end
         end
       end
-      note({ id = id, run = run }, 'granted')
-      granted = granted + 1
-      used = used + 1
-      jobs[granted] = { id, fence, run }
+      if full then
+        call('HSET', P .. 'Job:' .. id, 'full', full)
+        call('ZADD', P .. 'Full:' .. full, v[5], id)
+        call('SADD', P .. 'Full', full)
+        heads[full] = nil
+        aside = true
+        pass(u)
+      elseif slots and not plain and used >= slots then
+        break -- what holds amounts or named sets is never granted ahead of a slot
+      else
+        local fence = string.format('%.0f', tonumber(v[3] or 0) + 1)
+        call('HSET', P .. 'Job:' .. id, 'state', 'granted', 'run', run, 'fence', fence, 'holds', needs,
+          'granted', NOW)
+        pass(u)
+        u.rank, u.turns = u.rank + 1, u.turns + 1
+        for _, token in ipairs(tokens) do
+          local name, amount = token[1], token[2]
+          if amount then
+            amounts[name] = (amounts[name] or 0) + amount
+            counted[name] = held(name, amount) + amount
+          else
+            if name ~= set then counted[name] = held(name) + 1 end
+            into[name] = into[name] or {}
+            into[name][#into[name] + 1] = id
+          end
+        end
+        note({ id = id, run = run }, 'granted')
+        granted = granted + 1
+        used = used + 1
+        jobs[granted] = { id, fence, run, arrival_of(v[5]) }
+      end
     end
   end
+  put_back()
+  return aside
 end
-put_back()
+
+repeat come_back() until not go() or steps <= 0
 for name, ids in pairs(into) do call('SADD', P .. name, unpack(ids)) end
 for name, amount in pairs(amounts) do call('HINCRBY', P .. 'Used', name, amount) end
 if granted > 0 then
@@ -190,8 +204,8 @@ if granted > 0 then
   for i, job in ipairs(jobs) do keys[i] = P .. 'Spec:' .. job[1] end
   local specs = call('MGET', unpack(keys))
   for i, job in ipairs(jobs) do
-    lines[i] = '{"id":"' .. job[1] .. '","fence":' .. job[2] .. ',"run":' .. job[3] .. ',"system":"' .. system ..
-      '","spec":' .. specs[i] .. '}'
+    lines[i] = '{"id":"' .. job[1] .. '","fence":' .. job[2] .. ',"run":' .. job[3] .. ',"arrival":' .. job[4] ..
+      ',"system":"' .. system .. '","spec":' .. specs[i] .. '}'
   end
   call('RPUSH', queue, unpack(lines))
 end

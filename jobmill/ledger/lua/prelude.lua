@@ -28,6 +28,24 @@ local function read(id, fields) -- the job's record as a table (of these fields)
   return j
 end
 
+local SPAN = 4398046511104 -- 2^42: a score is the arrival under which its job was admitted, less its priority times this
+
+local function arrival_of(score) -- tells a job from an earlier one of its id, whose record was pruned
+  return string.format('%.0f', tonumber(score) % SPAN)
+end
+
+local function launch_of(name) -- the id and, where it is known, the arrival of a launch that is named id@arrival, or id
+  local id, arrival = name:match('^([^@]*)@(%d+)$')
+  return id or name, arrival
+end
+
+local function job_of(name, fields) -- `read` of a launch's job; of these fields one is the score; nil: the id lives anew
+  local id, arrival = launch_of(name)
+  local j = read(id, fields)
+  if j and arrival and arrival_of(j.score) ~= arrival then return nil end
+  return j
+end
+
 -- A full server (maxmemory, noeviction) decides by a script's first write: refused, the whole script is refused and has
 -- changed nothing; let through, all that follows is let through. Both first writes change nothing.
 local function adds() call('ZADD', P .. 'Later', 'XX', 0, '') end -- what adds to the record is refused whole

@@ -8,7 +8,7 @@ for i = 2, #ARGV do
     local fence = call('HINCRBY', j.key, 'fence', 1)
     call('HSET', j.key, 'granted', NOW)
     call('RPUSH', P .. 'Granted_Queue' .. lane(j.system), '{"id":"' .. j.id .. '","fence":' .. fence .. ',"run":' .. j.run ..
-      ',"system":"' .. j.system .. '","spec":' .. call('GET', P .. 'Spec:' .. j.id) .. '}')
+      ',"arrival":' .. arrival_of(j.score) .. ',"system":"' .. j.system .. '","spec":' .. call('GET', P .. 'Spec:' .. j.id) .. '}')
     told[#told + 1] = j.id
   end
 end

@@ -1,11 +1,11 @@
--- It was made sure that this launch never starts: ARGV = 5 values a job: id, run, fence ('' any of this run), evidence,
+-- It was made sure that this launch never starts: ARGV = 5 values a job: launch, run, fence ('' any of this run), evidence,
 -- '1' where this holds only as long as nobody has committed it ('' otherwise): from `starting` alone.
 -- The job waits again under the next run number, which is not a retry. Answer: 'waiting' | 'cancelled' | 'stale'.
 local n, told, rung = #ARGV / 5, {}, { '' }
 frees()
 for e = 1, n do
   local a = (e - 1) * 5
-  local j = read(ARGV[a + 1])
+  local j = job_of(ARGV[a + 1])
   if not j or j.run ~= ARGV[a + 2] or (ARGV[a + 3] ~= '' and j.fence ~= ARGV[a + 3]) or not LAUNCHED[j.state]
     or (ARGV[a + 5] == '1' and j.state ~= 'starting') then
     told[e] = 'stale'

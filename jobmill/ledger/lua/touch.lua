@@ -1,11 +1,11 @@
--- What a poll saw: ARGV = 5 values a job: id, run, state ('' as it is), poll again in (ms; '' when it was due before, for
--- one that is polled with its endpoint), fields (JSON; an empty value removes one).
+-- What a poll saw: ARGV = 5 values a job: launch, run, state ('' as it is), poll again in (ms; '' when it was due before,
+-- for one that is polled with its endpoint), fields (JSON; an empty value removes one).
 -- Answer: 'ok' | 'stale' a job.
 local n, told = #ARGV / 5, {}
 frees()
 for e = 1, n do
   local a = (e - 1) * 5
-  local j = read(ARGV[a + 1])
+  local j = job_of(ARGV[a + 1])
   local state, wait = ARGV[a + 3], ARGV[a + 4]
   if j and state == '' then state = j.state end
   if not j or j.run ~= ARGV[a + 2] or not LAUNCHED[j.state] or not POLLED[state]

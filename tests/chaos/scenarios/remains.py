@@ -2,31 +2,47 @@
 
 from __future__ import annotations
 
+from jobmill.ledger import launch
+from jobmill.systems import launch_token
 from tests.chaos.batch import Batch
 from tests.chaos.scenarios.scenario import ANY, Scenario
 
+SEALED = 'sealed 1 {"exit_status":"aborted_before_running","reason":"not_started","evidence":"exit record"} end\n'
+
 
 def marked(batch: Batch) -> None:
-    """Run folders that hold what others left: another record's job, a launch that was sealed, and one long running."""
-    _leave(batch, "jobmill 1 other:{id}:1 host=h boot=b ns=1 guard=- time=1.0\n")
-    sealed = 'sealed 1 {{"exit_status":"aborted_before_running","reason":"not_started","evidence":"exit record"}} end\n'
-    _leave(batch, "jobmill 1 {record}:{id}:1 host=h boot=b ns=1 guard=- time=1.0\n" + sealed)
+    """Run folders that hold what others left: another record's job, an earlier job of the id, a sealed launch."""
+    _leave(batch, batch.add(), "other.5")
+    _leave(batch, batch.add(), _life(batch, 0))
+    sealed = batch.add(hold=True)
     batch.push()
+    client = batch.bench.client
+    found: list[launch.Standing] = []
+
+    def numbered() -> bool:
+        found[:] = launch.standings(client.record, [sealed]).values()
+        return bool(found)
+
+    if batch.bench.until(numbered, 10):
+        _leave(batch, sealed, _life(batch, found[0].arrival), SEALED)
+    batch.bench.until(lambda: client.release([sealed])[sealed] == "waiting", 15)
 
 
 def marked_and_settled(batch: Batch) -> None:
     """The starter dies between begin and launch, and another record's job stands in the run folder."""
     batch.bench.points.arm("ledger.launch:begin:member.record.run", "starter")
-    _leave(batch, "jobmill 1 other:{id}:1 host=h boot=b ns=1 guard=- time=1.0\n")
+    _leave(batch, batch.add(), "other.5")
     batch.push()
 
 
-def _leave(batch: Batch, text: str) -> None:
-    job_id = batch.add()
+def _life(batch: Batch, arrival: int) -> str:
+    return launch_token.life(batch.bench.client.record.identity(), arrival)
+
+
+def _leave(batch: Batch, job_id: str, life: str, more: str = "") -> None:
     folder = batch.bench.spool / "jobs" / job_id / "run.1"
     folder.mkdir(parents=True)
-    record = batch.bench.client.record.identity()
-    (folder / "run").write_text(text.format(id=job_id, record=record))
+    (folder / "run").write_text(f"jobmill 1 {life}:{job_id}:1 host=h boot=b ns=1 guard=- time=1.0\n{more}")
 
 
 def _caught(role: str, name: str, *victims: str, fake: bool = False) -> Scenario:

@@ -101,8 +101,9 @@ class ClosedPipeline:
             self.record.call("RPUSH", self.record.keys("Job_Queue"), *entries[i : i + PUSH])
 
     def admitted(self) -> int:
-        """Count the jobs that wait or are granted."""
-        return listing.waiting(self.record) + capacity.usage(self.record, [SET])[0].used
+        """Count the jobs that wait or are granted; one that is granted meanwhile is counted at the next look."""
+        granted = capacity.usage(self.record, [SET])[0].used  # first: else it would be counted twice
+        return granted + listing.waiting(self.record)
 
     def until_admitted(self, count: int, *, timeout: float) -> float:
         """Wait for so many jobs; return the moment by `time.perf_counter`; raise WrongResult when they do not come."""

@@ -121,13 +121,13 @@ def value_of(text: str, *, where: str = "value") -> Any:
 
 def _documents(data: bytes, limit: int, where: str, empty: bool, together: bool) -> list[Document]:
     text = _text_of(data, limit)
-    if text.lstrip().startswith("{"):
+    if text.startswith("{") or text.lstrip().startswith("{"):
         try:
             mapping = read_json(text)
         except Twice as twice:
             raise _located(twice, text, limit) from None
         if mapping is not None:
-            line = line_at(text, len(text) - len(text.lstrip()))
+            line = 1 if text[0] == "{" else line_at(text, len(text) - len(text.lstrip()))
             return [Document(data=mapping, where=where, first_line=line, text=text, entry=text)]
     found = read_yaml(text, limit, together=together)
     if not found and not empty:

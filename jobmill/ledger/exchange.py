@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from hiredis import pack_command
+
 from jobmill.errors import JobmillError
 from jobmill.ledger import script
 from jobmill.ledger.connection import told
@@ -44,7 +46,8 @@ class Exchange:
             pool: Any = record.client.connection_pool  # redis-py types it in part
             self._connection = pool.get_connection()
             try:
-                self._connection.send_packed_command(self._connection.pack_commands(commands))
+                # in one piece: what arrives by itself is run, and written to the disk, by itself
+                self._connection.send_packed_command([b"".join(map(pack_command, commands))])
             except BaseException:
                 self._give_up()
                 raise

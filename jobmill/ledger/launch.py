@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobmill.ledger.admission import Batch
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.keys import launch_name
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record, text
@@ -64,15 +65,21 @@ class Standing:
     arrival: int
 
 
-def begin(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> list[bool]:
-    """Begin the launches at the head of the private list; True: go ahead, False: void, drop it. Raise Evicted."""
-    values: list[str | int] = []
+def beginning(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> Call[list[bool]]:
+    """Return the call of `begin`."""
+    values: list[str | int] = [member.name, batch.queue, batch.turn, int(lease * 1000)]
     for i in intents:
         values += [launch_name(i.job_id, i.arrival), i.fence, i.run, i.handle]
-    answer = member.record.run("begin", member.name, batch.queue, batch.turn, int(lease * 1000), *values)
-    if len(answer) != len(intents):
-        return [False] * len(intents)
-    return [a == b"go" for a in answer]
+
+    def read(answer: Sequence[bytes]) -> list[bool]:
+        return [a == b"go" for a in answer] if len(answer) == len(intents) else [False] * len(intents)
+
+    return Call(name="begin", args=values, read=read)
+
+
+def begin(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> list[bool]:
+    """Begin the launches at the head of the private list; True: go ahead, False: void, drop it. Raise Evicted."""
+    return member.record.do(beginning(member, batch, intents, lease))
 
 
 def commit(record: Record, commitments: Sequence[Commitment]) -> list[str]:

@@ -14,7 +14,7 @@ from jobmill.jobs.registry import class_for
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import admission, capacity, ending, launch, poll
-from jobmill.ledger.exchange import Call
+from jobmill.ledger.exchange import Call, checked
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.poll import Seen
@@ -102,9 +102,12 @@ class Starter(Work):
             return 0
         self._begun = batch
         granted = [Granted.read(entry) for entry in batch.entries]
-        went = launch.begin(self._member, batch, [self._intent(g) for g in granted], self.lease)
+        intents = [self._intent(g) for g in granted]
+        under_way = self._record.send([launch.beginning(self._member, batch, intents, self.lease)])
+        prepared = [self._prepare(g) if g is not None else None for g in granted]  # while the server writes that down
+        went = checked(under_way.answers()[0])
         self._begun = None
-        self._launch([g for g, go in zip(granted, went, strict=True) if go and g is not None])
+        self._launch([made for made, go in zip(prepared, went, strict=True) if go and made is not None])
         return len(batch.entries)
 
     def _life(self, granted: Granted) -> str:
@@ -121,30 +124,38 @@ class Starter(Work):
             job_id=granted.job_id, fence=granted.fence, run=granted.run, handle=handle, arrival=granted.arrival
         )
 
-    def _launch(self, granted: Sequence[Granted]) -> None:
-        """Make each Job, group them by system, and use the plural verb."""
-        spool = self._bench.spool
+    def _prepare(self, granted: Granted) -> tuple[Flight, Submission | str]:
+        """Make the Job; return what its system is to launch, or why it cannot be launched. Asks nobody."""
+        g = granted
+        flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, arrival=g.arrival, system=g.system)
+        system = self._bench.systems.get(g.system)
+        if system is None:
+            known = ", ".join(self._bench.systems)
+            return flight, f"this starter has no system {g.system!r} (it has: {known})"
+        try:
+            spec = JobSpec.from_canonical(g.spec)
+            kind = class_for(spec.class_type, system.kind)
+            spool = self._bench.spool
+            job = kind(spec, job_id=g.job_id, run=g.run, record=self._life(g), system=system, spool=spool)
+            submission = job.prepare()
+        except (JobmillError, ValueError) as error:
+            return flight, str(error)
+        flight.judge = json.dumps(terms) if (terms := judging_terms(spec)) else ""
+        flight.poll_in = poll.FAR if system.surveys else STEPS if spec.steps else system.poll_interval
+        return flight, submission
+
+    def _launch(self, prepared: Sequence[tuple[Flight, Submission | str]]) -> None:
+        """Group launches by system, and use the plural verb."""
         grouped: dict[str, list[tuple[Flight, Submission]]] = {}
-        for g in granted:
-            system = self._bench.systems.get(g.system)
-            flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, arrival=g.arrival, system=g.system)
-            if system is None:
-                known = ", ".join(self._bench.systems)
-                self._put_off(flight, f"this starter has no system {g.system!r} (it has: {known})")
-                continue
-            try:
-                spec = JobSpec.from_canonical(g.spec)
-                kind = class_for(spec.class_type, system.kind)
-                job = kind(spec, job_id=g.job_id, run=g.run, record=self._life(g), system=system, spool=spool)
-                submission = job.prepare()
-            except (JobmillError, ValueError) as error:
-                self._failed(flight, str(error))
-                continue
-            flight.judge = json.dumps(terms) if (terms := judging_terms(spec)) else ""
-            flight.poll_in = poll.FAR if system.surveys else STEPS if spec.steps else system.poll_interval
-            grouped.setdefault(g.system, []).append((flight, submission))
-        for name, prepared in grouped.items():
-            self._submit(self._bench.systems[name], prepared)
+        for flight, submission in prepared:
+            if not isinstance(submission, str):
+                grouped.setdefault(flight.system, []).append((flight, submission))
+            elif flight.system in self._bench.systems:
+                self._failed(flight, submission)
+            else:
+                self._put_off(flight, submission)
+        for name, launches in grouped.items():
+            self._submit(self._bench.systems[name], launches)
 
     def _submit(self, system: ExecutionSystem, prepared: Sequence[tuple[Flight, Submission]]) -> None:
         if pause := self._endpoints.pause(system.name):

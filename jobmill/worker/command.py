@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -23,6 +24,8 @@ from jobmill.worker.loop import ANEW, Loop
 from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
+
+COLLECT = 50_000  # objects: a batch is thousands of them, and none refers to itself
 
 Make = Callable[[Record, Config, str], Work]
 
@@ -64,6 +67,8 @@ def serve(role: str, what: str, make: Make, argv: Sequence[str] | None = None) -
                 return False
 
         _entitle(role, given.lane)
+        gc.freeze()  # what was imported lives as long as the process
+        gc.set_threshold(COLLECT)
         code = Loop(record, work, parent=given.parent_fd, changed=changed).run()
         if code == ANEW:
             if given.parent_fd is not None:

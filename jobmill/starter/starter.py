@@ -38,12 +38,12 @@ from jobmill.systems.system import (
     Unwatched,
 )
 from jobmill.worker.endpoints import Endpoints
+from jobmill.worker.pace import Pace
 from jobmill.worker.work import Work
 
 logger = logging.getLogger("jobmill")
 
 SETTLE = 0.03  # seconds that a start waits for its end before it is committed: a short job needs no commit
-LINGER = 0.005  # seconds that ends are gathered while many arrive
 STEPS = 0.5  # seconds until the first poll of a job in steps
 PARTING = 0.5  # seconds that a stop waits for launches to come back out of line
 
@@ -69,6 +69,7 @@ class Starter(Work):
         self._fresh: dict[Token, None] = {}  # those of them that are not committed, in order of launch
         self._ends: list[str] = []
         self._ends_since = 0.0
+        self._pace = Pace()  # of the ends: while many arrive they are gathered
         self._back: list[Flight] = []  # out of line before they started
         self._later: dict[tuple[str, float], list[Flight]] = {}  # why, delay -> what did not start for that reason
         self._unclear: list[Flight] = []  # perhaps accepted: to be settled, never sent again
@@ -277,13 +278,14 @@ class Starter(Work):
             ending.push(self._record, self.lane, [""])  # something is due
         self._unwatched = []
         if self._ends:
-            gathered = now - self._ends_since
-            if gathered >= LINGER or len(self._ends) <= 2 or len(self._ends) >= BATCH:
+            linger = self._pace.linger() - (now - self._ends_since)
+            if linger <= 0 or len(self._ends) >= BATCH:
                 for lines in batches(self._ends):
                     ending.push(self._record, self.lane, lines)
+                self._pace.note(len(self._ends), now)
                 self._ends = []
             else:
-                waits.append(LINGER - gathered)
+                waits.append(linger)
         ripe: list[Token] = []
         for token in self._fresh:
             flight = self._flights[token]

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 FOREIGN_EVERY = 0.25  # seconds between looks at the slots that earlier guards' launches still hold
 AT_ONCE = 32  # launches before the next look at ends and commands
 PIPE_BUF = 4096
+BUSY, WINDOW = 30, 0.1  # so many events within so many seconds: then they are gathered,
+HOLD = 0.005  # for so many seconds at most: each write wakes the starter
 
 
 class Runner:
@@ -59,6 +61,9 @@ class Runner:
         self.backlog: "collections.deque[bytes]" = collections.deque()
         self.base: "dict[bytes, bytes]" = {}
         self.out: "collections.deque[bytes]" = collections.deque()  # event lines that wait for the pipe
+        self.busy = self.held = False  # many events lately; those in `out` wait for more
+        self.window = self.flushed = 0.0  # time.monotonic() when the window began, and of the last write
+        self.emitted = 0  # events within the window
         self.deaf = False  # nobody reads our events any more
         self.synced = False
         self.eof = False
@@ -92,8 +97,9 @@ class Runner:
                     listening = False
                 if not self.watch.running and not self.watch.lingering and (self.deaf or not self.out):
                     return
-            if asking != bool(self.out):
-                asking = bool(self.out)
+            blocked = bool(self.out) and not self.held
+            if asking != blocked:
+                asking = blocked
                 poll.register(1, select.POLLOUT) if asking else poll.unregister(1)
             for fd, _event in poll.poll(0 if more else self._timeout()):
                 if fd == wake_reader:
@@ -105,6 +111,7 @@ class Runner:
         """Put one event line (at most PIPE_BUF bytes) in line for the pipe."""
         if not self.deaf:
             self.out.append(line)
+            self.emitted += 1
 
     def _drain(self, _number: int, _frame: object) -> None:
         """Our guard died or somebody wants us gone: start nothing more."""
@@ -114,13 +121,25 @@ class Runner:
     def _timeout(self) -> "int | None":
         """Return the milliseconds until something is due by the clock, or None."""
         due = self.watch.timeout()
+        if self.out and self.held:
+            left = max(0.0, self.flushed + HOLD - time.monotonic())
+            due = left if due is None else min(due, left)
         if self.backlog and self.foreign_due is not None:
             look = max(0.0, self.foreign_due - time.monotonic())
             due = look if due is None else min(due, look)
         return None if due is None else int(due * 1000) + 1
 
     def _flush(self) -> None:
-        """Write waiting events, many in one write, every line whole."""
+        """Write waiting events, many in one write, every line whole; while there are many, every `HOLD` seconds."""
+        now = time.monotonic()
+        if now - self.window > WINDOW:
+            self.busy = self.emitted >= BUSY and now - self.window < 3 * WINDOW
+            self.window, self.emitted = now, 0
+        self.held = self.busy and now < self.flushed + HOLD and not self.eof
+        if self.held:
+            return
+        if self.out:
+            self.flushed = now
         while self.out:
             batch, size = [], 0
             for line in self.out:

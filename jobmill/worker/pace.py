@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-LINGER = 0.01  # seconds
+LINGER = 0.015  # seconds
 BUSY = 30  # entries within a window that make a loop busy
 WINDOW = 0.1  # seconds
 

@@ -2,6 +2,7 @@
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
+BENCH ?= local_throughput latency pipeline admission scale polling footprint budget
 JOBS ?= examples/archive.yaml examples/monte_carlo.yaml
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -35,8 +36,14 @@ format: $(VENV)/.developed ## Put the code into the one format
 servers: $(VENV)/.developed ## Provide Valkey, Redis 7 and Redis 6.2 for the tests
 	@$(BIN)/python tests/servers.py
 
-bench: $(VENV)/.installed ## Measure the local throughput beside its peers (ARGS="--jobs 10000 --rounds 5")
-	$(BIN)/python benchmarks/local_throughput.py $(ARGS)
+bench: $(VENV)/.installed ## Measure all that docs/performance.md shows, long (BENCH=latency ARGS="--jobs 50")
+	@set -o pipefail; mkdir -p docs/performance; for name in $(BENCH); do \
+	  echo "benchmarks/$$name.py $(ARGS)"; result=docs/performance/$$name.json; \
+	  $(BIN)/python benchmarks/$$name.py $(ARGS) | tee >(cat >&2) | tail -n 1 > $$result.new || \
+	    { rm -f $$result.new; exit 1; }; \
+	  mv $$result.new $$result; \
+	done
+	$(BIN)/python -m benchmarks.report
 
 chaos: $(VENV)/.developed servers ## Break the pipeline for half an hour, judge what it tells its users (ARGS="--rounds 2 --nemesis kill-starter")
 ifeq ($(origin ARGS),undefined)

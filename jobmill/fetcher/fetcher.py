@@ -102,7 +102,7 @@ class Fetcher(Work):
         self._quiet = 0
         if b"" in batch.entries:  # something is due
             self._claim_at = 0.0
-        ends: dict[str, RunEnd] = {}
+        ends: dict[tuple[str, int], RunEnd] = {}
         sealed: list[tuple[str, int, int | None]] = []
         pushed = [row for entry in batch.entries if (row := _pushed(entry))]
         known = self._known(pushed)
@@ -116,7 +116,7 @@ class Fetcher(Work):
                 sealed.append((name, run, None))
                 continue
             try:
-                ends[name] = judge(
+                ends[name, run] = judge(
                     job_id,
                     run,
                     row["exit"],
@@ -130,6 +130,8 @@ class Fetcher(Work):
         launch.seal(self._record, sealed, "the marker was taken and the guard knows that nothing was started")
         words = ending.finish(self._record, list(ends.values()), taken=(self._member, batch))
         self._ends.tell(list(ends.values()), words)
+        if "wished" in words:  # to be killed, now
+            self._claim_at = 0.0
         return len(batch.entries)
 
     def _known(self, pushed: Sequence[dict[str, Any]]) -> dict[str, Due]:

@@ -66,6 +66,7 @@ class Poller:
         self._clock = clock
         self._at = 0.0  # the loop's time of the next look
         self._held = ""  # by what the poll is held, or was left
+        self._failed = False  # the last poll did not reach the system
         self._in_hand = False
         self._renewed = 0.0
         self._pieces: Pieces | None = None
@@ -106,6 +107,9 @@ class Poller:
             self._held = polls.keep(self._record, self._system.name, self._held, end.value)
             self._in_hand = False
             self._at = now + max(SOON, end.value)
+            if self._failed:  # another fetcher may reach it: it is first at the next poll
+                self._failed, self._held = False, ""
+                self._at += PATIENCE + LOOK
             return self._at - now
         except BaseException:
             self._pieces = None  # begun anew under the same lease: what was not recorded is found again
@@ -147,6 +151,7 @@ class Poller:
             yield len(answer) // QUICK
             missing = yield from self._collect(gone, plain)
         except SystemUnavailable:
+            self._failed = True
             return max(1.2 * self._endpoints.pause(system.name), min(self._interval, OUTAGE))
         if self._doubtful(missing):
             return min(self._interval, OUTAGE)

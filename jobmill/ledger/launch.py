@@ -65,9 +65,11 @@ class Standing:
     arrival: int
 
 
-def beginning(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> Call[list[bool]]:
-    """Return the call of `begin`."""
-    values: list[str | int] = [member.name, batch.queue, batch.turn, int(lease * 1000)]
+def beginning(
+    member: Membership, batch: Batch, intents: Sequence[Intent], lease: float, *, again: bool
+) -> Call[list[bool]]:
+    """Return the call of `begin`; ``again``: it was sent before, and its answer did not come. Else it begins once."""
+    values: list[str | int] = [member.name, batch.queue, batch.turn, int(lease * 1000), "1" if again else ""]
     for i in intents:
         values += [launch_name(i.job_id, i.arrival), i.fence, i.run, i.handle]
 
@@ -79,7 +81,7 @@ def beginning(member: Membership, batch: Batch, intents: Sequence[Intent], lease
 
 def begin(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> list[bool]:
     """Begin the launches at the head of the private list; True: go ahead, False: void, drop it. Raise Evicted."""
-    return member.record.do(beginning(member, batch, intents, lease))
+    return member.record.do(beginning(member, batch, intents, lease, again=True))
 
 
 def commit(record: Record, commitments: Sequence[Commitment]) -> list[str]:

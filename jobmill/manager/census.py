@@ -24,13 +24,13 @@ class Census:
     def refresh(self, admitted: int) -> None:
         """Look at the record; say so once when the answer changes.
 
-        ``admitted``: entries that this manager has dealt with so far. Where it took none since the last look and could
-        have, there is nothing to look for: another manager looks for itself.
+        ``admitted``: entries that this manager has dealt with so far. Where it took none since the last look, and could
+        have, it does not count again.
         """
-        if admitted == self._admitted and not self.crowded:
-            return
+        waiting = 0
+        if admitted != self._admitted or self.crowded:
+            waiting = listing.waiting(self._record)
         self._admitted = admitted
-        waiting = listing.waiting(self._record)
         used, limit = listing.memory(self._record)
         full = limit > 0 and used > FULL * limit
         crowded = waiting >= self._max_waiting or full

@@ -64,10 +64,12 @@ class Doorway:
             following = self._read(behind)
             words, *granted, ahead = under_way.answers()
             words, ahead = checked(words), checked(ahead)
-            tell(found, words)
             complain(granted)
+            if words[0] in ("again", "refused"):  # it was dealt with before: look anew
+                return max(done, BATCH)
+            tell(found, words)
             done += len(found)
-            if words[0] in ("again", "refused") or not under_way.in_order or time.monotonic() > stop:
+            if not under_way.in_order or time.monotonic() > stop:
                 return max(done, BATCH)
             if size:
                 front, found, behind = replace(behind, turn=ahead.turn), following, ahead

@@ -98,13 +98,14 @@ class Starter(Work):
         """Begin and launch one batch."""
         assert self._member is not None
         # A begin whose reply was cut may have happened: the same turn is sent again and gets the same answer.
+        again = self._begun is not None
         batch = self._begun or batch or self._record.do(self.taking(queue))
         if not batch.entries:
             return 0
         self._begun = batch
         granted = [Granted.read(entry) for entry in batch.entries]
         intents = [self._intent(g) for g in granted]
-        under_way = self._record.send([launch.beginning(self._member, batch, intents, self.lease)])
+        under_way = self._record.send([launch.beginning(self._member, batch, intents, self.lease, again=again)])
         prepared = [self._prepare(g) if g is not None else None for g in granted]  # while the server writes that down
         went = checked(under_way.answers()[0])
         self._begun = None

@@ -51,21 +51,28 @@ class Run:
             self._take(line.decode("utf-8", "surrogateescape"))
 
     def _take(self, line: str) -> None:
+        """Take one line; one that cannot be read is passed over: a job can write to its own folder."""
+        try:
+            self._read(line)
+        except (ValueError, IndexError):
+            pass
+
+    def _read(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word == "jobmill" and self.token is None:
             fields = rest.split(" ")
-            self.token = fields[1]
             values = dict(field.partition("=")[::2] for field in fields[2:])
-            self.host, self.boot, self.guard = values.get("host"), values.get("boot"), values.get("guard")
             self.namespace = int(values.get("ns", 0))
+            self.token = fields[1]
+            self.host, self.boot, self.guard = values.get("host"), values.get("boot"), values.get("guard")
         elif word == "pid" and self.pid is None:
             pid, start = rest.split(" ")
             self.pid, self.start = int(pid), int(start)
         elif word == "over":
             self.over = True
         elif word == "left":
-            ticks, _, self.left = rest.partition(" ")
-            self.ended = int(ticks)
+            ticks, _, left = rest.partition(" ")
+            self.ended, self.left = int(ticks), left
         elif word in ("exit", "sealed") and self.end is None and rest.endswith(" end"):
             ticks, _, end = rest[:-4].partition(" ")
             self.ended, self.end, self.sealed = int(ticks), end, word == "sealed"

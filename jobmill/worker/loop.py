@@ -140,6 +140,9 @@ class Loop:
         return Doorbell(self._record, queue, self._member.name, self._work.taking(queue))
 
     def _take(self, queue: str, now: float) -> None:
+        if self._bells[queue].armed:  # it looks by itself, within `BLOCK`, and would tell again what is dealt with here
+            self._look.pop(queue, None)
+            return
         count = self._work.ring(queue, self._heads.pop(queue, None))
         pace = self._paces[queue]
         pace.note(count, now)

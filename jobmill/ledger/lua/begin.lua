@@ -1,17 +1,17 @@
--- The head of the private list begins its launch: ARGV = process, queue, turn, lease (ms),
--- then 4 values an entry: launch, fence, run, handle ('' where the system gives it later); launch '' is an entry to bury.
+-- The head of the private list begins its launch: ARGV = process, queue, turn, lease (ms), '1' where this was sent before
+-- and its answer did not come, then 4 values an entry: launch, fence, run, handle ('' where the system gives it later); launch '' is an entry to bury.
 -- Answer: 'go' | 'void' an entry. The same turn again gives the same answer; by another process it is void.
 local process, queue, lease = ARGV[1], ARGV[2], tonumber(ARGV[4])
 if not alive(process) then return redis.error_reply('EVICTED ' .. process) end
 local t = turn(process, queue, ARGV[3])
-if not t then return { 'refused' } end
+if not t or (t == 'again' and ARGV[5] ~= '1') then return { 'refused' } end
 adds()
 bundle()
 local mine = P .. queue .. ':taken:' .. process
-local n, told, gone = (#ARGV - 4) / 4, {}, {}
+local n, told, gone = (#ARGV - 5) / 4, {}, {}
 if t == 'now' then call('HINCRBY', P .. 'Process:' .. process, 'turn:' .. queue, 1) end
 for e = 1, n do
-  local a = 4 + (e - 1) * 4
+  local a = 5 + (e - 1) * 4
   local id, arrival = launch_of(ARGV[a + 1])
   local fence, run, handle = ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local key = P .. 'Job:' .. id

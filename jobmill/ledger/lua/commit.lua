@@ -29,6 +29,7 @@ for e = 1, n do
       if state == 'running' then call('HSETNX', j.key, 'started', NOW) end
       unindex(j)
       zadd(P .. 'Running_Queue' .. lane(j.system), j.wish and 0 or NOW + ARGV[a + 7], j.id)
+      if j.wish then call('RPUSH', P .. 'Exit_Queue' .. lane(j.system), '') end -- there is something to kill
       note(j, state)
     else -- a poll knew of it first
       if handle ~= '' then

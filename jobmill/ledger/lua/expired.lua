@@ -43,5 +43,6 @@ if owner ~= '' then
       found[#found + 1] = id
     end
   end
+  if #found > 0 then call('RPUSH', P .. 'Exit_Queue' .. ARGV[1], '') end -- something is due
 end
 return found

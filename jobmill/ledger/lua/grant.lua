@@ -34,14 +34,15 @@ end
 
 local counted = {} -- set or amount -> how much of it is held, with what is granted here
 
+local looks = 250 -- bounds it, whatever stands there
 local function come_back() -- what was full and has room again, to its line: as many as fit, the first in order
   for _, name in ipairs(call('SRANDMEMBER', P .. 'Full', 50)) do
     local full = P .. 'Full:' .. name
     local top = tonumber(call('HGET', P .. 'Capacity', name) or '') or math.huge
     local room = top - (counted[name] or tonumber(call('HGET', P .. 'Used', name) or 0) + call('SCARD', P .. name))
     local skip = 0
-    while room > 0 and steps > 0 do
-      steps = steps - 1
+    while room > 0 and looks > 0 and skip < 10 do
+      looks = looks - 1
       local id = call('ZRANGE', full, skip, skip)[1]
       if not id then break end
       local j = read(id)

@@ -167,7 +167,7 @@ def test_hup_takes_up_a_right_configuration_and_refuses_a_wrong_one(pipeline: Pi
     pipeline.until(lambda: pipeline.log.read_text().count("the old one stays in force") == 3)
     assert living(record) == before
     tell("systems: {local: {kind: local, slots: 1}}\n")
-    pipeline.until(lambda: len(living(record)) == 3 and not living(record).keys() & before.keys())
+    pipeline.until(lambda: len((now := living(record)).keys() - before.keys()) == len(now) == 3)
     assert len(set(living(record).values()) - set(before.values())) == 1
     pipeline.until(lambda: record.call("HGET", "Capacity", "local.slots") == b"1")
     row = pipeline.client.wait(running, timeout=30)

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jobmill.fetcher.judge import judge
+from jobmill.fetcher.judge import judge, regular
+from jobmill.fetcher.outputs import Launch, Look, Outputs
 from jobmill.jobs.terms import judging_terms
-from jobmill.ledger import ending, listing
+from jobmill.ledger import ending, listing, poll
 from jobmill.ledger.ending import RunEnd
-from jobmill.ledger.poll import Due
+from jobmill.ledger.poll import Due, Seen
 from jobmill.ledger.polls import Left
 from jobmill.ledger.record import Record
 from jobmill.systems.system import ExitInfo
 
 logger = logging.getLogger("jobmill")
+
+COLLECTING = 1.0  # seconds between two polls of a job whose outputs are looked for
 
 
 class Ends:
@@ -26,32 +29,61 @@ class Ends:
     def __init__(self, record: Record, spool: Path) -> None:
         self._record = record
         self._spool = spool
+        self._outputs = Outputs()
 
     def folder(self, job_id: str, run: int) -> Path:
         """Return the run folder."""
         return self._spool / "jobs" / job_id / f"run.{run}"
 
     def finish(self, over: Sequence[tuple[Due, ExitInfo]]) -> None:
-        """End runs, by what the record says of their jobs; at most 250."""
+        """End runs, by what the record says of their jobs; at most 250. Some have outputs to be looked for, longer."""
         terms = self._terms([job.job_id for job, _ in over if job.terms])
+        infos = [(job, info.to_dict()) for job, info in over]
+        missing = self.missing([(job, self.look(job, info, terms.get(job.job_id, {}))) for job, info in infos])
         ends: list[RunEnd] = []
-        for job, info in over:
-            values = info.to_dict()
+        for job, info in infos:
+            lacks = missing.get((job.job_id, job.run, job.arrival), "")
+            if lacks is None:
+                continue
             if job.wish:
-                values["message"] = _who(job.wish)
+                info["message"] = _who(job.wish)
             ends.append(
                 judge(
                     job.job_id,
                     job.run,
-                    values,
+                    info,
                     terms=terms.get(job.job_id, {}),
-                    folder=self.folder(job.job_id, job.run),
+                    missing=lacks,
                     retries=job.retries,
                     wished=bool(job.wish),
                     arrival=job.arrival,
                 )
             )
         self.record(ends)
+
+    def look(self, job: Due, info: Mapping[str, Any], terms: Mapping[str, Any]) -> Look | None:
+        """Return the look for its outputs that a successful run needs. Raises as `Look.of` does."""
+        if not (terms.get("outputs") and regular(info)):
+            return None
+        return Look.of((job.job_id, job.run, job.arrival), terms, self.folder(job.job_id, job.run))
+
+    def missing(self, looks: Sequence[tuple[Due, Look | None]]) -> dict[Launch, str | None]:
+        """Return in words what each run lacks that needs a look; None: to find out takes longer.
+
+        Those whose handle is known are `collecting` then, and polled soon: their end is found again.
+        """
+        if not any(look for _, look in looks):
+            return {}
+        answer = self._outputs.missing([look for _, look in looks if look])
+        slow = [job for job, look in looks if look and answer[look.launch] is None and job.handle]
+        words = {"progress": "looks for its outputs"}
+        seen = [
+            Seen(job_id=j.job_id, run=j.run, arrival=j.arrival, state="collecting", poll_in=COLLECTING, fields=words)
+            for j in slow
+        ]
+        if seen:
+            poll.touch(self._record, seen)
+        return answer
 
     def _terms(self, job_ids: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return what the judge has to know of the jobs whose specs may say something."""
@@ -64,10 +96,7 @@ class Ends:
 
     def finish_plain(self, over: Sequence[tuple[Left, ExitInfo]]) -> None:
         """End runs that nobody wished away and whose specs say nothing to the judge."""
-        nowhere = Path()  # without required outputs nothing is looked for
-        self.record(
-            [judge(j.job_id, j.run, info.to_dict(), terms={}, folder=nowhere, arrival=j.arrival) for j, info in over]
-        )
+        self.record([judge(j.job_id, j.run, info.to_dict(), terms={}, arrival=j.arrival) for j, info in over])
 
     def record(self, ends: Sequence[RunEnd]) -> None:
         """Record ends that were judged."""

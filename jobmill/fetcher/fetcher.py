@@ -17,8 +17,10 @@ from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.ends import Ends
 from jobmill.fetcher.janitor import SEALS, Janitor
 from jobmill.fetcher.judge import judge
+from jobmill.fetcher.outputs import Launch, Look
 from jobmill.fetcher.poller import Poller
 from jobmill.jobs.identifier import ID_PATTERN
+from jobmill.jobs.states import LAUNCHED
 from jobmill.ledger import admission, ending, launch, poll
 from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.exchange import Call
@@ -106,6 +108,8 @@ class Fetcher(Work):
         sealed: list[tuple[str, int, int | None]] = []
         pushed = [row for entry in batch.entries if (row := _pushed(entry))]
         known = self._known(pushed)
+        missing = self._missing(pushed, known)
+        again: list[str] = []
         for row in pushed:
             job_id, run, arrival = str(row["id"]), int(row["run"]), int(row.get("arrival", 0))
             name = launch_name(job_id, arrival)
@@ -115,18 +119,25 @@ class Fetcher(Work):
             if row["exit"].get("reason") == "not_started" and job is not None and job.seals < SEALS:
                 sealed.append((name, run, None))
                 continue
+            lacks = missing.get((job_id, run, job.arrival), "") if job is not None else ""
+            if lacks is None:
+                if job is not None and not job.handle:  # it cannot be polled before its commit
+                    again.append(json.dumps(row))
+                continue
             try:
                 ends[name, run] = judge(
                     job_id,
                     run,
                     row["exit"],
                     terms=row.get("judge") or {},
-                    folder=self._ends.folder(job_id, run),
+                    missing=lacks,
                     retries=job.retries if job is not None else 0,
                     arrival=arrival,
                 )
             except (ValueError, TypeError, AttributeError, OverflowError) as error:  # no starter wrote this
                 logger.error("an entry of Exit_Queue cannot be judged: %s", error, extra={"id": job_id, "run": run})
+        if again:
+            ending.push(self._record, self.lane, again)
         launch.seal(self._record, sealed, "the marker was taken and the guard knows that nothing was started")
         words = ending.finish(self._record, list(ends.values()), taken=(self._member, batch))
         self._ends.tell(list(ends.values()), words)
@@ -138,6 +149,16 @@ class Fetcher(Work):
         """Ask for what the record has of those jobs whose end cannot be judged without: most can."""
         ids = [str(row["id"]) for row in pushed if row.get("judge") or row["exit"].get("reason") == "not_started"]
         return {job.job_id: job for job in poll.facts(self._record, ids) if job is not None}
+
+    def _missing(self, pushed: Sequence[dict[str, Any]], known: Mapping[str, Due]) -> dict[Launch, str | None]:
+        """Look for the outputs of runs that are still to be ended."""
+        looks: list[tuple[Due, Look | None]] = []
+        for row in pushed:
+            job = known.get(row["id"])
+            if job is not None and job.state in LAUNCHED and job.run == row["run"]:
+                with contextlib.suppress(ValueError, TypeError, AttributeError):  # no starter wrote this
+                    looks.append((job, self._ends.look(job, row["exit"], row.get("judge") or {})))
+        return self._ends.missing(looks)
 
     def flush(self, now: float) -> float | None:
         """Poll what is due: single jobs, then endpoints."""

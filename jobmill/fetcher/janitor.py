@@ -9,7 +9,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 
 from jobmill.config import Config
 from jobmill.errors import SystemUnavailable
@@ -185,7 +184,6 @@ class Janitor:
             e.run,
             info,
             terms=judging_terms(JobSpec.from_canonical(canonical)) if canonical else {},
-            folder=Path(),
             retries=int(row[0].facts.get("retries", 0)) if row else 0,
             wished=bool(e.wish) and reason != "lost",
             arrival=e.arrival,

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from jobmill.jobs.states import State
@@ -21,34 +19,34 @@ def judge(
     exit_info: Mapping[str, Any],
     *,
     terms: Mapping[str, Any],
-    folder: Path,
+    missing: str = "",
     retries: int = 0,
     wished: bool = False,
     arrival: int = 0,
 ) -> RunEnd:
     """Return the end of a run: its state, its record, and whether another run follows.
 
-    ``terms``: what the spec asks of the end (`jobmill.jobs.terms`); ``retries``: how many this job has had;
+    ``terms``: what the spec asks of the end (`jobmill.jobs.terms`); ``missing``: which of the outputs it asks for are
+    not there, in words; ``retries``: how many this job has had;
     ``wished``: a user asked for its end, and it did not end by itself before; ``arrival``: under which the job was
     admitted, 0 where that is not known.
     """
     info = dict(exit_info)
-    if wished and not _regular(info):
+    if wished and not regular(info):
         ran = info.get("started") or info.get("exit_status") == "killed_by_user"
         info["exit_status"] = "killed_by_user" if ran else "aborted_before_running"
         info["reason"] = "cancelled"
         state = State.CANCELLED
     elif info.get("reason") == "lost":
         state = State.LOST
-    elif not _regular(info):
+    elif not regular(info):
         state = State.FAILED
         info.setdefault("reason", "signal" if info.get("term_sig") else "exit_value")
     else:
-        missing = _missing(terms, folder)
         state = State.FAILED if missing else State.DONE
         if missing:
             info["reason"] = "missing_output"
-            info["message"] = f"required outputs are missing: {', '.join(missing)} (looked in {_base(terms, folder)})"
+            info["message"] = missing
     info.setdefault("evidence", "exit record")
     wall = (info.get("resource_usage") or {}).get("wall")
     return RunEnd(
@@ -62,31 +60,14 @@ def judge(
     )
 
 
-def _regular(info: Mapping[str, Any]) -> bool:
+def regular(info: Mapping[str, Any]) -> bool:
+    """Tell whether an exit record speaks of success."""
     return (
         info.get("exit_status") == "finished_regularly"
         and info.get("exit_value") == 0
         and not info.get("term_sig")
         and not info.get("reason")
     )
-
-
-def _base(terms: Mapping[str, Any], folder: Path) -> Path:
-    return folder / os.path.expanduser(terms.get("workdir") or "")  # noqa: PTH111 - Path's raises for an unknown user
-
-
-def _missing(terms: Mapping[str, Any], folder: Path) -> list[str]:
-    outputs = terms.get("outputs", ())
-    base = _base(terms, folder) if outputs else folder
-    return [glob for glob, required in outputs if required and not _matches(base, glob) and not _matches(folder, glob)]
-
-
-def _matches(base: Path, glob: str) -> bool:
-    """Tell whether there is such a file; what cannot be looked for (a name that is too long, say) is not there."""
-    try:
-        return next(base.glob(glob), None) is not None
-    except (OSError, ValueError, IndexError, AttributeError, NotImplementedError, RecursionError):  # as pathlib has it
-        return False
 
 
 def _retry(terms: Mapping[str, Any] | None, info: Mapping[str, Any], retries: int) -> float | None:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 FOREIGN_EVERY = 0.25  # seconds between looks at the slots that earlier guards' launches still hold
 AT_ONCE = 32  # launches before the next look at ends and commands
 PIPE_BUF = 4096
-BUSY, WINDOW = 30, 0.1  # so many events within so many seconds: then they are gathered,
+BUSY, WINDOW = 100, 0.1  # so many events within so many seconds, more than jobs one by one make: they are gathered,
 HOLD = 0.005  # for so many seconds at most: each write wakes the starter
 
 

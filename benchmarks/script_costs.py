@@ -51,6 +51,7 @@ class ScriptCosts:
         self._costs: dict[str, Cost] = {}
         capacity.declare(record, {SYSTEM: ""}, {SYSTEM: "{}"})
         capacity.set_limit(record, SET, 1 << 30)
+        self._turn = 0  # of the starter's next begin
         self._manager, self._starter, self._fetcher = (
             Membership(record=record, role=role) for role in ("manager", "starter", "fetcher")
         )
@@ -89,10 +90,10 @@ class ScriptCosts:
         ]
         words = self._timed("admit", lambda: admission.admit(self._manager, batch, entries, time.time()))
         granted, _ = self._timed("grant", lambda: admission.grant(record, SYSTEM, SET, size))
-        batch = self._timed("take granted", lambda: admission.take(self._starter, "Granted_Queue", size))
-        rows = [json.loads(entry) for entry in batch.entries]
-        intents = [launch.Intent(job_id=r["id"], fence=r["fence"], run=r["run"]) for r in rows]
-        begun = self._timed("begin", lambda: launch.begin(self._starter, batch, intents, 10.0))
+        beginning = launch.beginning(self._starter, "Granted_Queue", self._turn, 10.0, count=size)
+        begun = self._timed("begin", lambda: record.do(beginning))
+        self._turn = begun.turn
+        rows = [json.loads(entry) for entry in begun.entries]
         known = [
             launch.Commitment(job_id=r["id"], run=r["run"], fence=r["fence"], state="running", handle=f"boot/{r['id']}")
             for r in rows
@@ -106,7 +107,7 @@ class ScriptCosts:
         ended = self._timed("finish", lambda: ending.finish(record, ends, taken=(self._fetcher, batch)))
         batch = self._timed("take results", lambda: admission.take(self._manager, "Result_Queue", size))
         self._timed("resolve", lambda: ending.resolve(self._manager, batch))
-        told = {"admit": set(words), "begin": set(begun), "commit": set(committed), "finish": set(ended)}
+        told = {"admit": set(words), "begin": set(begun.went), "commit": set(committed), "finish": set(ended)}
         if granted != size or told != {"admit": {"admitted"}, "begin": {True}, "commit": {"ok"}, "finish": {"ended"}}:
             raise WrongResult(f"the scripts did not take {size} jobs the whole way: granted {granted}, {told}")
 

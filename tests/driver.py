@@ -38,6 +38,7 @@ class Driver:
         self.manager = self.member("manager")
         self.starter = self.member("starter")
         self.fetcher = self.member("fetcher")
+        self.turns: dict[str, int] = {}  # starter -> what its next begin expects
         self.limits: dict[str, int | None] = {}
         self.apply(limits or {"LocalJobs": limit})
         capacity.declare(record, {"local": lane}, {"local": "{}"})
@@ -69,18 +70,25 @@ class Driver:
     def begin(
         self, member: Membership | None = None, count: int = 250, lease: float = 30
     ) -> list[tuple[str, int, int]]:
-        """Take and begin; return (id, run, fence) of what may go."""
+        """Take and begin, and let go of the entries; return (id, run, fence) of what may go."""
+        begun = self.begun(member, count=count, lease=lease)
+        self.begun(member, count=0)
+        rows = [json.loads(e) for e, go in zip(begun.entries, begun.went, strict=True) if go]
+        return [(r["id"], r["run"], r["fence"]) for r in rows]
+
+    def begun(
+        self, member: Membership | None = None, *, turn: int | None = None, lease: float = 30, **more: int
+    ) -> launch.Begun:
+        """Take and begin, in the turn that follows the last one or in another."""
         member = member or self.starter
-        batch = admission.take(member, "Granted_Queue" + self.suffix, count)
-        rows = [json.loads(e) for e in batch.entries]
-        intents = [
-            launch.Intent(
-                job_id=r["id"], fence=r["fence"], run=r["run"], handle=f"h-{r['id']}-{r['run']}", arrival=r["arrival"]
-            )
-            for r in rows
-        ]
-        went = launch.begin(member, batch, intents, lease)
-        return [(r["id"], r["run"], r["fence"]) for r, go in zip(rows, went, strict=True) if go]
+        asked = self.turns.get(member.name, 0) if turn is None else turn
+        prefix = f"here/{member.identity}"
+        begun = self.record.do(
+            launch.beginning(member, "Granted_Queue" + self.suffix, asked, lease, handles={"local": prefix}, **more)
+        )
+        if turn is None:
+            self.turns[member.name] = begun.turn
+        return begun
 
     def commit(self, *launches: tuple[str, int, int], state: str = "running", poll_in: float = 0) -> list[str]:
         return launch.commit(

@@ -143,8 +143,11 @@ def violations(
     found += _sleepers(client, keys, jobs, limits)
     if at_rest:
         for k in keys:
-            if (":taken:" in k or k.startswith(("Job_Queue", "Granted_Queue", "Exit_Queue"))) and client.llen(k):
-                found.append(f"{k} still has {client.llen(k)} entries")
+            if ":taken:" in k or k.startswith(("Job_Queue", "Granted_Queue", "Exit_Queue")):
+                queue, _, process = k.partition(":taken:")
+                begun = int(client.hget(f"Process:{process}", f"begun:{queue}") or 0)  # answered, not let go yet
+                if client.llen(k) > begun:
+                    found.append(f"{k} still has {client.llen(k)} entries")
         for job_id, job in jobs.items():
             if job["state"] in LIVE - {"held"}:
                 found.append(f"{job_id} is still {job['state']}")

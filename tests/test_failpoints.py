@@ -28,7 +28,7 @@ PROCESSES = {
 }
 DEATHS = (  # one of each process: what a law leans on
     ("manager", "manager.doorway:Doorway.admit:member.record.send", "plain"),
-    ("starter", "starter.starter:Starter.ring:self._record.send", "plain"),
+    ("starter", "starter.starter:Starter._prepare:kind", "plain"),
     ("starter", "starter.starter:Starter._release:launch.commit", "fake"),
     ("runner", "systems.spawn:start:_spawn", "plain"),
     ("guard", "systems.guard:Guard.inherit:slot_table.entries", "kill-runner"),

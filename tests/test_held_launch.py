@@ -520,8 +520,9 @@ def test_whoever_dies_and_whatever_the_cluster_tells(world: Make, monkeypatch: p
     expected: dict[str, int] = {}
 
     def some_starter_dies() -> None:
+        system = system_of(w.starter)
         thing, verb = draw.choice(
-            [(system_of(w.starter), "submit"), (launch, "begin"), (launch, "commit"), (system_of(w.starter), "release")]
+            [(system, "submit"), (w.starter._record, "do"), (launch, "commit"), (system, "release")]
         )
         w.manage()
         with dying(monkeypatch, thing, verb, after=draw.random() < 0.5):

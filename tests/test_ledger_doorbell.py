@@ -38,7 +38,7 @@ def ready(bell: Doorbell, seconds: float) -> bool:
 
 @pytest.fixture
 def bell(driver: Driver) -> Iterator[Doorbell]:
-    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name, taking(driver.manager))
+    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name, lambda: taking(driver.manager))
     yield bell
     bell.drop()
 
@@ -83,7 +83,7 @@ def test_it_wakes_for_what_was_there_before(driver: Driver, bell: Doorbell) -> N
 
 def test_it_times_out_and_is_armed_again(driver: Driver, bell: Doorbell, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doorbell, "BLOCK", 0.1)
-    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name, taking(driver.manager))
+    bell = Doorbell(driver.record, "Job_Queue", driver.manager.name, lambda: taking(driver.manager))
     bell.arm()
     bell.arm()  # one move under way is enough
     assert ready(bell, 2)
@@ -149,7 +149,8 @@ def test_who_was_declared_dead_is_told_and_takes_nothing_more(driver: Driver, be
 
 def test_arming_without_a_server_is_told(tmp_path: Path) -> None:
     record = Record(f"unix://{tmp_path}/none")
-    bell = Doorbell(record, "Job_Queue", "p", taking(Membership(record=record, role="manager", name="p")))
+    nobody = Membership(record=record, role="manager", name="p")
+    bell = Doorbell(record, "Job_Queue", "p", lambda: taking(nobody))
     with pytest.raises(ServerUnavailable):
         bell.arm()
     assert not bell.armed
@@ -173,7 +174,7 @@ def test_a_server_that_sleeps_makes_it_overdue_and_then_it_is_dropped(
         record.ping()
         member = Membership(record=record, role="manager")
         member.register()
-        bell = Doorbell(record, "Job_Queue", member.name, taking(member))
+        bell = Doorbell(record, "Job_Queue", member.name, lambda: taking(member))
         bell.arm()
         process.send_signal(signal.SIGSTOP)
         assert not bell.overdue()

@@ -56,16 +56,15 @@ def test_what_adds_is_refused_whole(driver: Driver) -> None:
     driver.admit("h")
     driver.push("new", "stream")
     batch = admission.take(driver.manager, "Job_Queue", 250)
-    granted = admission.take(driver.starter, "Granted_Queue", 250)
-    row = json.loads(granted.entries[0])
-    intent = launch.Intent(job_id=row["id"], fence=row["fence"], run=row["run"])
+    (granted,) = driver.where("Granted_Queue")
+    row = json.loads(granted)
     fill(driver)
     commitments = [launch.Commitment(job_id=i, run=r, fence=f, state="running") for i, r, f in begun]
     refused(driver, lambda: admission.admit(driver.manager, batch, [entry("new")], 0))
     refused(driver, lambda: admission.admit(driver.manager, batch, [admission.Refusal(reason="x")], 0))
     refused(driver, lambda: admission.split(driver.manager, batch, ["a", "b"]))
     refused(driver, lambda: driver.grant())
-    refused(driver, lambda: launch.begin(driver.starter, granted, [intent], 30))
+    refused(driver, driver.begun)
     refused(driver, lambda: launch.commit(driver.record, commitments))
     refused(driver, lambda: driver.member("manager"))
     refused(driver, lambda: wish.retry(driver.record, ["e"]))
@@ -73,7 +72,7 @@ def test_what_adds_is_refused_whole(driver: Driver) -> None:
     refused(driver, lambda: driver.apply({"New": 1}))
     driver.client.config_set("maxmemory", 0)
     assert admission.admit(driver.manager, batch, [entry("new")], 0) == ["admitted"]
-    assert launch.begin(driver.starter, granted, [intent], 30) == [True]
+    assert driver.begun().went == [True]
     assert violations(driver.client) == []
 
 

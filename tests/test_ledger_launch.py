@@ -10,22 +10,15 @@ from driver import Driver
 from laws import dump, violations
 
 from jobmill.errors import Evicted
-from jobmill.ledger import admission, dead, launch, listing, membership, poll, wish
-from jobmill.ledger.admission import Batch
-from jobmill.ledger.launch import Commitment, Intent
-from jobmill.ledger.membership import Membership
+from jobmill.ledger import dead, launch, listing, membership, poll, wish
+from jobmill.ledger.launch import Commitment
 from jobmill.ledger.record import Record
+from jobmill.systems import launch_token
 
 
 @pytest.fixture
 def driver(server: Server) -> Driver:
     return Driver(Record(server.url))
-
-
-def taken(driver: Driver, member: Membership | None = None) -> tuple[Batch, list[Intent]]:
-    batch = admission.take(member or driver.starter, "Granted_Queue", 250)
-    rows = [json.loads(e) for e in batch.entries]
-    return batch, [Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle="h") for r in rows]
 
 
 def commit(driver: Driver, name: str, fence: int, *, run: int = 1, state: str = "running", **more: str) -> str:
@@ -40,33 +33,61 @@ def test_begin_moves_to_starting_with_a_lease_an_owner_and_the_handle(driver: Dr
     assert driver.begin(lease=30) == [("a", 1, 1)]
     assert driver.state("a") == "starting"
     assert driver.field("a", "owner") == driver.starter.name
-    assert driver.field("a", "handle") == "h-a-1"
+    arrival = launch.standings(driver.record, ["a"])["a"].arrival
+    assert driver.field("a", "handle") == f"here/{launch_token.life(driver.starter.identity, arrival)}:a:1"
     lease = driver.client.zscore("Starting_Queue", "a") / 1000 - membership.server_time(driver.record)
     assert 28 < lease <= 30
     assert violations(driver.client) == []
 
 
 def test_begin_of_the_same_turn_gives_the_same_answer_and_changes_nothing(driver: Driver) -> None:
-    driver.admit("a", "b")
+    driver.admit("a", "b", "c")
     driver.grant()
-    batch, intents = taken(driver)
-    assert launch.begin(driver.starter, batch, intents, 30) == [True, True]
+    first = driver.begun(turn=0, count=2)
+    assert (first.went, first.turn, first.cut) == ([True, True], 1, True)
     before = dump(driver.client)
-    assert launch.begin(driver.starter, batch, intents, 30) == [True, True]
+    again = driver.begun(turn=0, count=2)
+    assert (again.entries, again.went, again.turn, again.cut) == (first.entries, first.went, 1, True)
     assert dump(driver.client) == before
 
 
-def test_begin_after_a_later_turn_is_refused_whole(driver: Driver) -> None:
+def test_what_was_begun_stands_there_until_the_next_turn(driver: Driver) -> None:
     driver.admit("a", "b")
     driver.grant()
-    batch = admission.take(driver.starter, "Granted_Queue", 1)
-    intent = [Intent(job_id="a", fence=1, run=1)]
-    launch.begin(driver.starter, batch, intent, 30)
-    later = admission.take(driver.starter, "Granted_Queue", 1)
-    launch.begin(driver.starter, later, [Intent(job_id="b", fence=1, run=1)], 30)
+    mine = f"Granted_Queue:taken:{driver.starter.name}"
+    assert driver.begun(count=1).went == [True]
+    assert len(driver.where(mine)) == 1
+    assert driver.begun(count=1).went == [True]
+    assert [json.loads(entry)["id"] for entry in driver.where(mine)] == ["b"]
+    assert driver.begun(count=0).turn == 2  # lets go and takes nothing
+    assert driver.where(mine) == []
+    driver.admit("c")
+    driver.grant()
+    assert driver.begun(count=0).cut and driver.where(mine) == []
+    assert driver.begin() == [("c", 1, 1)]
+
+
+def test_a_turn_that_is_over_or_unknown_begins_nothing_and_tells_the_one_that_counts(driver: Driver) -> None:
+    """As an old call that arrives late; and as after a record was restored from a copy."""
+    driver.admit("a", "b", "c")
+    driver.grant()
+    driver.begin(count=1)
+    driver.begin(count=1)
     before = dump(driver.client)
-    assert launch.begin(driver.starter, batch, intent, 30) == [False]
+    for turn in (0, 3, 50):
+        told = driver.begun(turn=turn)
+        assert (told.entries, told.turn, told.cut) == ([], 2, True)
     assert dump(driver.client) == before
+
+
+def test_many_bytes_are_begun_in_several_turns(driver: Driver) -> None:
+    driver.admit(*"abcd")
+    driver.grant()
+    first = driver.begun(most=200)
+    assert (len(first.entries), first.cut) == (2, True)
+    rest = driver.begun(most=10_000)
+    assert [json.loads(e)["id"] for e in [*first.entries, *rest.entries]] == list("abcd") and not rest.cut
+    assert violations(driver.client) == []
 
 
 def test_begin_is_void_for_another_process(driver: Driver) -> None:
@@ -86,9 +107,8 @@ def test_an_entry_that_stands_there_twice_starts_one_launch(driver: Driver) -> N
     driver.grant()
     (line,) = driver.where("Granted_Queue")
     driver.client.rpush("Granted_Queue", line)
-    batch, intents = taken(driver)
-    assert launch.begin(driver.starter, batch, intents, 30) == [True, False]
-    assert launch.begin(driver.starter, batch, intents, 30) == [True, False]
+    assert driver.begun(turn=0).went == [True, False]
+    assert driver.begun().went == [True, False]
     driver.client.rpush("Granted_Queue", line)
     assert driver.begin() == []
 
@@ -101,31 +121,57 @@ def test_begin_is_void_for_an_old_fence_a_cancelled_and_a_held_job(driver: Drive
     driver.grant()  # a stands twice in the list now: one entry of them is void
     wish.cancel(driver.record, ["b"], who="ann", why="")
     wish.hold(driver.record, ["c"])
-    batch, intents = taken(driver)
-    assert [i.job_id for i in intents] == ["a", "b", "c", "a"]
-    assert launch.begin(driver.starter, batch, intents, 30) == [False, False, False, True]
+    begun = driver.begun()
+    assert [json.loads(e)["id"] for e in begun.entries] == ["a", "b", "c", "a"]
+    assert begun.went == [False, False, False, True]
     assert [driver.state(i) for i in "abc"] == ["starting", "cancelled", "held"]
     assert violations(driver.client) == []
 
 
-def test_begin_buries_what_is_no_granted_job(driver: Driver) -> None:
-    driver.client.rpush("Granted_Queue", "nonsense")
-    batch = admission.take(driver.starter, "Granted_Queue", 1)
+NO_GRANTED_JOBS = [
+    "nonsense",
+    "",
+    '{"id":"a","fence":1,"run":1,"arrival":1,"system":"local"}',
+    '{"id":"a b","fence":1,"run":1,"arrival":1,"system":"local","spec":{}}',
+    '{"id":"a","fence":"1","run":1,"arrival":1,"system":"local","spec":{}}',
+    '{"id":"a","fence":1,"run":null,"arrival":1,"system":"local","spec":{}}',
+    '{"id":["a"],"fence":1,"run":1,"arrival":1,"system":"local","spec":{}}',
+    '{"id":"a","fence":1,"run":1,"arrival":1,"system":7,"spec":{}}',
+    "[" * 2000 + ',"spec":{}}',
+    '"x","spec":{}}',
+]
+
+
+@pytest.mark.parametrize("text", NO_GRANTED_JOBS)
+def test_begin_buries_what_is_no_granted_job(driver: Driver, text: str) -> None:
+    driver.client.rpush("Granted_Queue", text)
     for _ in range(2):
-        assert launch.begin(driver.starter, batch, [Intent(job_id="", fence=0, run=0)], 30) == [False]
+        begun = driver.begun(turn=0)
+        assert (begun.entries, begun.went) == ([text.encode()], [False])
     (one,) = dead.entries(driver.record)
-    assert one.entry == b"nonsense"
-    assert driver.client.llen("Granted_Queue") == 0
+    assert one.entry == text.encode()
+    assert driver.begun(turn=1).entries == [] and driver.where(f"Granted_Queue:taken:{driver.starter.name}") == []
 
 
 def test_begin_by_an_evicted_starter_is_refused(driver: Driver) -> None:
     driver.admit("a")
     driver.grant()
-    batch, intents = taken(driver)
+    driver.client.lmove("Granted_Queue", f"Granted_Queue:taken:{driver.starter.name}", "LEFT", "RIGHT")
     membership.recover(driver.record, driver.starter.name, ["Granted_Queue"], proved=True)
     with pytest.raises(Evicted):
-        launch.begin(driver.starter, batch, intents, 30)
+        driver.begun()
     assert driver.begin(driver.member("starter")) == [("a", 1, 1)]
+
+
+def test_what_a_dead_starter_had_begun_comes_back_void(driver: Driver) -> None:
+    driver.admit("a")
+    driver.grant()
+    driver.begun()
+    membership.recover(driver.record, driver.starter.name, ["Granted_Queue"], proved=True)
+    assert len(driver.where("Granted_Queue")) == 1
+    assert driver.begin(driver.member("starter")) == []
+    assert (driver.state("a"), driver.field("a", "owner")) == ("starting", driver.starter.name)
+    assert violations(driver.client) == []
 
 
 def test_commit_writes_what_the_system_said(driver: Driver) -> None:
@@ -226,7 +272,7 @@ def test_a_lease_that_ran_out_is_investigated_by_one(driver: Driver) -> None:
     driver.begin(count=1, lease=30)
     (found,) = launch.expired(driver.record, "", 250, 30)
     assert (found.job_id, found.run, found.fence, found.system) == ("a", 1, 1, "local")
-    assert (found.owner, found.handle, found.seals) == (driver.starter.name, "h-a-1", 0)
+    assert (found.owner, found.handle, found.seals) == (driver.starter.name, driver.field("a", "handle"), 0)
     assert launch.expired(driver.record, "", 250, 30) == []
     assert driver.state("a") == "starting"
     assert violations(driver.client) == []
@@ -319,17 +365,3 @@ def test_250_launches_in_one_call(driver: Driver) -> None:
     assert len(driver.claim()) == 250
     assert launch.seal(driver.record, launches, "x") == ["waiting"] * 250
     assert violations(driver.client) == []
-
-
-def test_a_turn_that_was_not_sent_again_begins_nothing_a_second_time(driver: Driver) -> None:
-    """As a look at the list that was told late: it must not launch what is launched already."""
-    driver.admit("a")
-    driver.grant()
-    batch = admission.take(driver.starter, "Granted_Queue", 250)
-    rows = [json.loads(entry) for entry in batch.entries]
-    intents = [Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle="h") for r in rows]
-    told = [
-        driver.record.do(launch.beginning(driver.starter, batch, intents, 30, again=again))
-        for again in (False, False, True)
-    ]
-    assert told == [[True], [False], [True]]

@@ -8,10 +8,10 @@ import pytest
 from conftest import Server
 from driver import DONE, Driver
 
-from jobmill.ledger import admission, ending, launch, poll, polls, upkeep
+from jobmill.ledger import ending, launch, poll, polls, upkeep
 from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.keys import launch_name
-from jobmill.ledger.launch import Commitment, Intent
+from jobmill.ledger.launch import Commitment
 from jobmill.ledger.poll import Seen
 from jobmill.ledger.record import Record
 
@@ -149,8 +149,10 @@ def test_a_lease_of_an_earlier_life_cannot_be_cut_short(driver: Driver) -> None:
 def test_what_an_older_version_wrote_names_the_job_by_its_id_alone(driver: Driver) -> None:
     driver.admit("a")
     driver.grant()
-    batch = admission.take(driver.starter, "Granted_Queue", 1)
-    assert launch.begin(driver.starter, batch, [Intent(job_id="a", fence=1, run=1)], 30) == [True]
+    driver.client.delete("Granted_Queue")
+    driver.client.rpush("Granted_Queue", '{"id":"a","fence":1,"run":1,"system":"local","spec":{}}')
+    assert driver.begun().went == [True]
+    assert driver.field("a", "handle").endswith(f"/{driver.starter.identity}:a:1")
     assert commit(driver, 0) == ["ok"]
     assert finish(driver, 0) == ["ended"]
 
@@ -178,11 +180,11 @@ def test_an_end_that_names_its_life_frees_who_waits_for_the_job(driver: Driver) 
     assert "a" in driver.where("Result_Queue")
 
 
-def test_a_begin_that_is_sent_again_is_answered_for_its_own_life_only(driver: Driver) -> None:
+def test_an_entry_of_an_earlier_life_is_void_also_when_it_is_asked_for_again(driver: Driver) -> None:
     old = pruned(driver)
     driver.admit("a")
     driver.grant()
-    batch = admission.take(driver.starter, "Granted_Queue", 1)
-    for number, go in ((arrival(driver), True), (old, False), (arrival(driver), True)):
-        intent = Intent(job_id="a", fence=1, run=1, arrival=number)
-        assert launch.begin(driver.starter, batch, [intent], 30) == [go]
+    (line,) = driver.where("Granted_Queue")
+    driver.client.lpush("Granted_Queue", line.replace(f'"arrival":{arrival(driver)},', f'"arrival":{old},'))
+    turn = driver.turns[driver.starter.name]
+    assert [driver.begun(turn=turn).went for _ in range(2)] == [[False, True]] * 2

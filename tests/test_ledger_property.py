@@ -307,27 +307,24 @@ class Pipeline(RuleBasedStateMachine):
     @act(6, which=either, count=st.sampled_from([1, 250]), cut=cuts, proceed=st.sampled_from([True, True, False]))
     def begin(self, which: int, count: int, cut: bool, proceed: bool) -> None:
         starter = self.members["starter"][which]
-        batch = admission.take(starter, "Granted_Queue", count)
-        rows = [json.loads(e) for e in batch.entries]
-        intents = [
-            launch.Intent(job_id=r["id"], fence=r["fence"], run=r["run"], handle="h", arrival=r["arrival"])
-            for r in rows
-        ]
-        self.zombies.append(lambda: launch.begin(starter, batch, intents, 0))
-        if not proceed:
-            return  # taken and not begun: it dies now, or goes on later
-        expected = []
-        for row in rows:
+        if not proceed:  # moved and not begun: it dies now, or goes on later
+            self.record.client.lmove("Granted_Queue", f"Granted_Queue:taken:{starter.name}", "LEFT", "RIGHT")
+            return
+        turn = self.driver.turns.get(starter.name, 0)
+        self.zombies.append(lambda: self.driver.begun(starter, turn=turn, count=count, lease=0))
+        if cut:
+            lost = self.driver.begun(starter, turn=turn, count=count, lease=0)
+        begun = self.driver.begun(starter, count=count, lease=0)
+        if cut:
+            assert (lost.entries, lost.went, lost.turn) == (begun.entries, begun.went, begun.turn)
+        for row, went in zip(map(json.loads, begun.entries), begun.went, strict=True):
             name = launch_name(row["id"], row["arrival"])
             job = self.model.of_launch(name)
             go = job is not None and job.state == State.GRANTED and (job.run, job.fence) == (row["run"], row["fence"])
-            expected.append(go)
+            assert went == go
             if job is not None and go:
                 job.state, job.owner = State.STARTING, starter.name
                 self.launches.append((name, row["run"], row["fence"]))
-        assert launch.begin(starter, batch, intents, 0) == expected
-        if cut:
-            assert launch.begin(starter, batch, intents, 0) == expected
 
     @act(6, state=st.sampled_from([State.SUBMITTED, State.RUNNING]), cut=cuts)
     def commit(self, data: st.DataObject, state: State, cut: bool) -> None:
@@ -456,7 +453,7 @@ class Pipeline(RuleBasedStateMachine):
         membership.recover(self.record, old.name, queues, proved=True)
         self.members[role][which] = Membership(record=self.record, role=role)
         self.members[role][which].register()
-        acts = [lambda: admission.take(old, "Granted_Queue", 1), lambda: old.beat(starting=IDS)]
+        acts = [lambda: self.driver.begun(old, count=1), lambda: old.beat(starting=IDS)]
         for act in acts:
             with pytest.raises(Evicted):
                 act()
@@ -482,11 +479,15 @@ class Pipeline(RuleBasedStateMachine):
             n: c.cell_contents
             for n, c in zip(self.zombies[act].__code__.co_freevars, self.zombies[act].__closure__ or (), strict=True)
         }
-        member, batch = closure.get("starter") or closure["manager"], closure["batch"]
+        member = closure.get("starter") or closure["manager"]
         assert isinstance(member, Membership)
+        queue, turn = ("Granted_Queue", closure["turn"]) if "turn" in closure else self._of(closure["batch"])
+        known = self.record.client.hmget(f"Process:{member.name}", f"turn:{queue}", "evicted")
+        return known[1] is None and int(known[0] or 0) == turn
+
+    def _of(self, batch: object) -> tuple[str, int]:
         assert isinstance(batch, Batch)
-        known = self.record.client.hmget(f"Process:{member.name}", f"turn:{batch.queue}", "evicted")
-        return known[1] is None and int(known[0] or 0) == batch.turn
+        return batch.queue, batch.turn
 
     def any_launch(self, data: st.DataObject) -> tuple[str, int, int]:
         """Return a launch that was begun once: a live one, or one that a zombie still believes in."""

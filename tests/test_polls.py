@@ -124,7 +124,8 @@ def test_what_is_left_to_an_endpoint_is_read_once_and_in_pages(driver: Driver) -
     now, _, rows = polls.left(driver.record, "", "local", polls.ALL, 250)
     known = rows[0]
     number = ids.index(known.job_id) + 1  # admitted in this order
-    assert known == polls.Left(known.job_id, 1, number, "submitted", f"h-{known.job_id}-1", "", "", True)
+    handle = driver.field(known.job_id, "handle")
+    assert known == polls.Left(known.job_id, 1, number, "submitted", handle, "", "", True)
     assert left(driver, polls.after(now + 60_000)) == []
     commit(driver, "new")
     assert "new" in left(driver, polls.after(now))

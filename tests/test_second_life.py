@@ -13,8 +13,7 @@ import pytest
 from laws import violations
 from pipeline import Pipeline
 
-from jobmill.ledger import admission, ending, launch, listing, upkeep
-from jobmill.ledger.launch import Intent
+from jobmill.ledger import ending, launch, listing, upkeep
 from jobmill.ledger.listing import JobRow
 from jobmill.ledger.membership import Membership
 from jobmill.starter.granted import Granted
@@ -109,12 +108,12 @@ def test_a_launch_that_a_dead_starter_had_begun_is_settled_in_its_own_life(make:
     pipeline.until(lambda: record.client.hget("Job:again", "state") == b"granted")
     dying = Membership(record=record, role="starter")
     dying.register()
-    batch = admission.take(dying, "Granted_Queue", 1)
-    granted = Granted.read(batch.entries[0])
-    assert granted is not None and granted.arrival == 2
+    handles = {"local": f"{run_folder.BOOT}/{dying.identity}"}
+    begun = record.do(launch.beginning(dying, "Granted_Queue", 0, 0, handles=handles))
+    granted = Granted.read(begun.entries[0])
+    assert granted is not None and granted.arrival == 2 and begun.went == [True]
     handle = f"{run_folder.BOOT}/{life(dying.identity, granted.arrival)}:again:1"
-    intent = Intent(job_id="again", fence=granted.fence, run=1, handle=handle, arrival=granted.arrival)
-    assert launch.begin(dying, batch, [intent], 0) == [True]
+    assert record.client.hget("Job:again", "handle") == handle.encode()
     pipeline.until(lambda: record.client.hget("Job:again", "run") == b"2")  # sealed: it is proved not to have begun
     pipeline.start("starter")
     row = client.wait("again", timeout=30)

@@ -8,6 +8,7 @@ next look at the list finds the truth.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from jobmill.ledger import script
@@ -20,15 +21,14 @@ from jobmill.ledger.record import Record
 class Doorbell:
     """One list that wakes a process: `arm` sends the move, `fileno` becomes readable, `answer` reads the replies."""
 
-    def __init__(self, record: Record, queue: str, process: str, taking: Call[Batch]) -> None:
-        """``taking``: how the process looks at its private list."""
+    def __init__(self, record: Record, queue: str, process: str, taking: Callable[[], Call[Batch]]) -> None:
+        """``taking``: tells at each look how the process looks at its private list."""
         self.queue = queue
         self._record = record
         self._taking = taking
+        self._call = taking()  # that is under way
         self._connection: Any = record.client.connection_pool.make_connection()  # redis-py types it in part
-        move = ("BLMOVE", record.keys(queue), record.keys.taken(queue, process), "LEFT", "RIGHT", BLOCK)
-        look = ("EVALSHA", script.source(taking.name)[1], 1, record.keys("Record"), *taking.args)
-        self._commands = (move, look)
+        self._move = ("BLMOVE", record.keys(queue), record.keys.taken(queue, process), "LEFT", "RIGHT", BLOCK)
         self._armed = 0.0
 
     @property
@@ -39,9 +39,12 @@ class Doorbell:
     def arm(self) -> None:
         """Send the move, unless one is under way; raise ServerUnavailable."""
         if not self._armed:
+            self._call = self._taking()
+            digest, key = script.source(self._call.name)[1], self._record.keys("Record")
+            look = ("EVALSHA", digest, 1, key, *self._call.args)
             with told(self._record.url):
                 self._connection.connect()
-                self._connection.send_packed_command(self._connection.pack_commands(self._commands))
+                self._connection.send_packed_command(self._connection.pack_commands((self._move, look)))
             self._armed = time.monotonic()
 
     def fileno(self) -> int:
@@ -63,9 +66,9 @@ class Doorbell:
             with told(self._record.url):
                 self._connection.read_response()
                 try:
-                    batch = self._taking.read(self._connection.read_response())
+                    batch = self._call.read(self._connection.read_response())
                 except NoScriptError:  # a server that was restarted; it ran nothing
-                    batch = self._record.do(self._taking)
+                    batch = self._record.do(self._call)
             return batch if batch.entries else None
         except BaseException:
             self.drop()

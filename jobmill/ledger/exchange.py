@@ -21,15 +21,16 @@ if TYPE_CHECKING:
     from jobmill.ledger.record import Record
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Call(Generic[T]):
+class Call(Generic[T_co]):
     """One script with its arguments, and what its answer means."""
 
     name: str
     args: Sequence[Any]
-    read: Callable[[Any], T]
+    read: Callable[[Any], T_co]
 
 
 class Exchange:

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from jobmill.ledger.admission import Batch
 from jobmill.ledger.exchange import Call
 from jobmill.ledger.keys import launch_name
 from jobmill.ledger.membership import Membership
-from jobmill.ledger.record import Record, text
+from jobmill.ledger.record import BATCH, Record, text
 
+MOST = 16 << 20  # bytes of entries that are begun at once
 ARRIVALS = 2**42  # a job's score is its arrival, less its priority times this (`SPAN` in the scripts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Intent:
-    """One launch that is about to happen; an empty id buries an entry that is no granted job."""
+class Begun(Batch):
+    """Granted jobs that were taken and begun in one. ``turn``: what to expect next; ``cut``: there are more."""
 
-    job_id: str
-    fence: int
-    run: int
-    handle: str = ""  # where the system knows it beforehand
-    arrival: int = 0  # under which the job was admitted; 0: not known (an entry of an older version)
+    went: Sequence[bool] = ()  # an entry: True, launch it; False: it is void
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,22 +64,29 @@ class Standing:
 
 
 def beginning(
-    member: Membership, batch: Batch, intents: Sequence[Intent], lease: float, *, again: bool
-) -> Call[list[bool]]:
-    """Return the call of `begin`; ``again``: it was sent before, and its answer did not come. Else it begins once."""
-    values: list[str | int] = [member.name, batch.queue, batch.turn, int(lease * 1000), "1" if again else ""]
-    for i in intents:
-        values += [launch_name(i.job_id, i.arrival), i.fence, i.run, i.handle]
+    member: Membership,
+    queue: str,
+    turn: int,
+    lease: float,
+    *,
+    handles: Mapping[str, str] = MappingProxyType({}),
+    count: int = BATCH,
+    most: int = MOST,
+) -> Call[Begun]:
+    """Return the call of `begin`: take from a queue, and begin, up to ``count`` jobs and about ``most`` bytes.
 
-    def read(answer: Sequence[bytes]) -> list[bool]:
-        return [a == b"go" for a in answer] if len(answer) == len(intents) else [False] * len(intents)
+    ``turn``: what the last answer said (at first 0). A turn that is asked for again, because its answer did not come,
+    gives the same answer; the next turn lets go of it. ``handles``: by system, what stands in front of the token in a
+    handle, where a handle is known beforehand.
+    """
+    known = [value for pair in handles.items() for value in pair]
 
-    return Call(name="begin", args=values, read=read)
+    def read(answer: Sequence[bytes]) -> Begun:
+        told, more, *rows = answer
+        went = [word == b"go" for word in rows[::2]]
+        return Begun(queue=queue, turn=int(told), entries=rows[1::2], cut=bool(more), went=went)
 
-
-def begin(member: Membership, batch: Batch, intents: Sequence[Intent], lease: float) -> list[bool]:
-    """Begin the launches at the head of the private list; True: go ahead, False: void, drop it. Raise Evicted."""
-    return member.record.do(beginning(member, batch, intents, lease, again=True))
+    return Call(name="begin", args=(member.name, queue, turn, count, most, int(lease * 1000), *known), read=read)
 
 
 def commit(record: Record, commitments: Sequence[Commitment]) -> list[str]:

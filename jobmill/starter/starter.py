@@ -14,7 +14,7 @@ from jobmill.jobs.registry import class_for
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import admission, capacity, ending, launch, poll
-from jobmill.ledger.exchange import Call, checked
+from jobmill.ledger.exchange import Call
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.poll import Seen
@@ -64,7 +64,9 @@ class Starter(Work):
         self._refused = Refused(self._endpoints)
         self._setbacks = Setbacks()
         self._member: Membership | None = None
-        self._begun: admission.Batch | None = None  # its begin was sent, the answer has not come
+        self._turn = 0  # of the next begin: what was asked for and not answered is asked for again
+        self._unlet = False  # what was begun last stands in the private list until the next turn
+        self._handles: dict[str, str] = {}  # system -> what stands in front of the token in its handles
         self._flights: dict[Token, Flight] = {}
         self._fresh: dict[Token, None] = {}  # those of them that are not committed, in order of launch
         self._ends: list[str] = []
@@ -86,45 +88,30 @@ class Starter(Work):
     def enter(self, member: Membership) -> None:
         """Act under this name from now on. Launches of an old name are investigated by others: markers keep peace."""
         self._member = member
-        self._begun = None
+        self._turn, self._unlet = 0, False
         self._bench.enter()
+        systems = self._bench.systems.items()
+        self._handles = {name: s.handle_for(member.identity) for name, s in systems if s.launches_at_once}
 
-    def taking(self, queue: str) -> Call[admission.Batch]:
-        """Take up to one batch."""
+    def taking(self, queue: str) -> Call[launch.Begun]:
+        """Take and begin up to one batch."""
         assert self._member is not None
-        return admission.taking(self._member, self._queue, BATCH)
+        return launch.beginning(self._member, self._queue, self._turn, self.lease, handles=self._handles)
 
     def ring(self, queue: str, batch: admission.Batch | None = None) -> int:
-        """Begin and launch one batch."""
-        assert self._member is not None
-        # A begin whose reply was cut may have happened: the same turn is sent again and gets the same answer.
-        again = self._begun is not None
-        batch = self._begun or batch or self._record.do(self.taking(queue))
-        if not batch.entries:
-            return 0
-        self._begun = batch
-        granted = [Granted.read(entry) for entry in batch.entries]
-        intents = [self._intent(g) for g in granted]
-        under_way = self._record.send([launch.beginning(self._member, batch, intents, self.lease, again=again)])
-        prepared = [self._prepare(g) if g is not None else None for g in granted]  # while the server writes that down
-        went = checked(under_way.answers()[0])
-        self._begun = None
-        self._launch([made for made, go in zip(prepared, went, strict=True) if go and made is not None])
-        return len(batch.entries)
+        """Launch one batch, which was begun by the look at it."""
+        begun = batch or self._record.do(self.taking(queue))
+        assert isinstance(begun, launch.Begun)
+        asked, self._turn = self._turn, begun.turn
+        if begun.turn == asked + 1:
+            self._unlet = True
+            granted = [Granted.read(entry) for entry, go in zip(begun.entries, begun.went, strict=True) if go]
+            self._launch([self._prepare(g) for g in granted if g is not None])
+        return BATCH if begun.cut else len(begun.entries)
 
     def _life(self, granted: Granted) -> str:
         assert self._member is not None
         return life(self._member.identity, granted.arrival)
-
-    def _intent(self, granted: Granted | None) -> launch.Intent:
-        if granted is None:
-            return launch.Intent(job_id="", fence=0, run=0)
-        system = self._bench.systems.get(granted.system)
-        token = f"{self._life(granted)}:{granted.job_id}:{granted.run}"
-        handle = system.handle_for(token) if system is not None and system.launches_at_once else ""
-        return launch.Intent(
-            job_id=granted.job_id, fence=granted.fence, run=granted.run, handle=handle, arrival=granted.arrival
-        )
 
     def _prepare(self, granted: Granted) -> tuple[Flight, Submission | str]:
         """Make the Job; return what its system is to launch, or why it cannot be launched. Asks nobody."""
@@ -259,6 +246,8 @@ class Starter(Work):
     def flush(self, now: float) -> float | None:
         """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""
         waits: list[float] = []
+        if now == float("inf"):
+            self._let_go()
         for some in batches(self._back):
             launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
         self._back = []
@@ -329,6 +318,14 @@ class Starter(Work):
         self.readable()  # a system may have to do something in time, with nothing to read
         self._refused.kill()
         self._endpoints.tick()
+        self._let_go()  # nothing more was granted for a second
+
+    def _let_go(self) -> None:
+        """Let what was begun leave the private list."""
+        if self._unlet:
+            assert self._member is not None
+            self._record.do(launch.beginning(self._member, self._queue, self._turn, self.lease, count=0))
+            self._unlet = False
 
     def close(self) -> None:
         """Give back what waits for a slot; jobs that run go on, and the fetchers find their ends."""

@@ -260,7 +260,7 @@ class ExecutionSystem(ABC):
         return True
 
     def handle_for(self, token: Token) -> Handle:
-        """Return the handle that a launch of this token will have; only where `launches_at_once`."""
+        """Return the handle of a launch with this token, which it ends with; only where `launches_at_once`."""
         raise NotImplementedError(f"{self.kind} gives handles out itself")
 
     def release(self, handles: Sequence[Handle]) -> None:

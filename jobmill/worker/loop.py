@@ -137,7 +137,7 @@ class Loop:
         self._work.flush(self._clock())
 
     def _bell(self, queue: str) -> Doorbell:
-        return Doorbell(self._record, queue, self._member.name, self._work.taking(queue))
+        return Doorbell(self._record, queue, self._member.name, lambda: self._work.taking(queue))
 
     def _take(self, queue: str, now: float) -> None:
         if self._bells[queue].armed:  # it looks by itself, within `BLOCK`, and would tell again what is dealt with here

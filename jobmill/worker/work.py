@@ -32,7 +32,7 @@ class Work(ABC):
 
     @abstractmethod
     def taking(self, queue: str) -> Call[Batch]:
-        """Return how this worker looks at the head of its private list; asked once for each registration."""
+        """Return how this worker looks at the head of its private list."""
 
     @abstractmethod
     def ring(self, queue: str, batch: Batch | None = None) -> int:

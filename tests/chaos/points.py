@@ -2,7 +2,7 @@
 
     points = Points(folder)                     # makes <folder>/jobmill; it must not exist yet
     env = os.environ | points.env               # for the workers; guard and runner follow their starter
-    points.arm("starter.starter:Starter.ring:launch.begin", "starter")     # die after that step, once
+    points.arm("starter.starter:Starter._prepare:kind", "starter")     # die after that step, once
     fired = points.fired()                      # None, or who it was: pid, role, name
     points.disarm()
     points.hits()["runner"]                     # the names of the points that a runner has passed so far

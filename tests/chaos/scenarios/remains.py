@@ -30,7 +30,7 @@ def marked(batch: Batch) -> None:
 
 def marked_and_settled(batch: Batch) -> None:
     """The starter dies between begin and launch, and another record's job stands in the run folder."""
-    batch.bench.points.arm("ledger.launch:begin:member.record.run", "starter")
+    batch.bench.points.arm("starter.starter:Starter._prepare:kind", "starter")
     _leave(batch, batch.add(), "other.5")
     batch.push()
 

@@ -229,6 +229,17 @@ def test_environment_is_clean_and_complete(bench: Bench, monkeypatch: pytest.Mon
     assert env["JOBMILL_RETURN_FILE"] == folder + "/return.json"
 
 
+def test_a_module_in_the_current_folder_is_not_taken_for_a_library(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("json", "selectors", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w'); raise SystemExit(9)")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (info,) = bench.run(bench.job("a", "/bin/true"))
+    assert info.regular and not (tmp_path / "taken").exists()
+
+
 def test_streams_files_and_descriptors(bench: Bench, tmp_path: Path) -> None:
     (tmp_path / "in").write_text("from stdin")
     both = str(tmp_path / "both")

@@ -41,7 +41,7 @@ def old_pythons() -> list[str]:
     for version in ("3.6", "3.7"):
         places = [*Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"), shutil.which(f"python{version}")]
         for place in filter(None, places):
-            if subprocess.run([place, "-S", "-E", "-c", ""], env={}, capture_output=True, check=False).returncode == 0:
+            if subprocess.run([place, "-I", "-S", "-c", ""], env={}, capture_output=True, check=False).returncode == 0:
                 found.append(str(place))
                 break
     return found
@@ -49,7 +49,7 @@ def old_pythons() -> list[str]:
 
 def talk(python: str, root: str, spool: Path, commands: bytes, ends: int) -> list[str]:
     """Start a guard as a starter does, say ``commands`` and return its events up to that many ends."""
-    argv = [python, "-S", "-E", "-c", BOOTSTRAP.format("guard"), root, "guard", str(spool), "far", "0.5"]
+    argv = [python, "-I", "-S", "-c", BOOTSTRAP.format("guard"), root, "guard", str(spool), "far", "0.5"]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={}, start_new_session=True) as guard:
         assert guard.stdin is not None and guard.stdout is not None
         guard.stdin.write(commands)
@@ -134,7 +134,7 @@ def test_the_far_side_is_written_for_python_3_6() -> None:
 def test_the_far_side_imports_only_itself_and_the_standard_library() -> None:
     names = ", ".join(f"jobmill.systems.{name}" for name in FAR_SIDE)
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {names}; print(*sys.modules)"
-    text = subprocess.run([sys.executable, "-S", "-E", "-c", code], capture_output=True, text=True, check=True).stdout
+    text = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, check=True).stdout
     ours = {name for name in text.split() if name.startswith("jobmill")}
     assert ours == {"jobmill", "jobmill.systems", *(f"jobmill.systems.{name}" for name in FAR_SIDE)}
     assert not {"threading", "subprocess", "typing", "asyncio"} & set(text.split())  # what makes a start slow
@@ -156,7 +156,7 @@ def test_words_that_are_wrong_are_told_and_skipped(tmp_path: Path) -> None:
 
 
 def test_end_of_input_drops_the_line_and_waits_for_what_runs(tmp_path: Path) -> None:
-    argv = [sys.executable, "-S", "-E", "-c", BOOTSTRAP.format("guard"), str(ROOT), "guard", str(tmp_path), "far", "5"]
+    argv = [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("guard"), str(ROOT), "guard", str(tmp_path), "far", "5"]
     commands = b"sync 0\nenv {}\nslots 1\n" + launch("a", ["/bin/sleep", "0.3"]) + launch("b", ["/bin/true"])
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as guard:
         assert guard.stdin is not None and guard.stdout is not None

@@ -2,7 +2,7 @@
 
 Standard library only, Python 3.6 and later. Being a child subreaper (prctl(2)), it becomes the parent of everything
 that the runner started, so exit status and usage survive the runner. It reads no commands and shares the pipes.
-Started as ``python -S -E -c BOOTSTRAP <root> guard <spool> <system> <grace>``, stdin commands, stdout events.
+Started as ``python -I -S -c BOOTSTRAP <root> guard <spool> <system> <grace>``, stdin commands, stdout events.
 """
 
 import os
@@ -88,7 +88,7 @@ class Guard:
         if self.epoch:
             self.emit(b"restarted %d\n" % self.epoch)
         guard = os.getpid()
-        arguments = [sys.executable, "-S", "-E", "-c", BOOTSTRAP.format("runner"), self.root, "runner"]
+        arguments = [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("runner"), self.root, "runner"]
         arguments += [os.fsdecode(self.spool), name, str(self.table[1]), str(self.epoch), repr(self.grace), str(guard)]
         pid = os.fork()
         if pid == 0:

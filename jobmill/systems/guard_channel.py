@@ -43,7 +43,7 @@ class Guarded:
         try:
             self.pid = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-S", "-E", "-c", BOOTSTRAP.format("guard"), ROOT, "guard", *arguments],
+                [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("guard"), ROOT, "guard", *arguments],
                 {"PATH": "/usr/local/bin:/usr/bin:/bin"},  # no token of a job that we may be part of
                 file_actions=[
                     (os.POSIX_SPAWN_DUP2, command_reader, 0),

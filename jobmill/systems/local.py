@@ -297,7 +297,7 @@ def _check_guard() -> Check:
         "import sys; sys.path.insert(0, sys.argv[1]); from jobmill.systems import child_wait as c;"
         " sys.exit(0 if c.prctl(c.PR_SET_CHILD_SUBREAPER, 1) else 'the kernel refuses PR_SET_CHILD_SUBREAPER')"
     )
-    argv = [sys.executable, "-S", "-E", "-c", code, ROOT]
+    argv = [sys.executable, "-I", "-S", "-c", code, ROOT]
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:

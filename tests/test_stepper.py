@@ -403,6 +403,33 @@ def test_usr1_is_passed_on_and_ends_nothing(start: Start, tmp_path: Path) -> Non
     assert seen.read_text() == "warned\n"
 
 
+def test_a_signal_that_comes_while_a_step_is_made_is_passed_on(start: Start, tmp_path: Path) -> None:
+    """The step may have set its trap before its maker knows that it is there."""
+    late = tmp_path / "late.py"
+    late.write_text(
+        "import os, runpy, signal, subprocess, sys, time\n"
+        "class Late(subprocess.Popen):\n"
+        "    def __init__(self, *args, **more):\n"
+        "        super().__init__(*args, **more)\n"
+        f"        while not os.path.exists({str(tmp_path / 'up')!r}): time.sleep(0.01)\n"
+        "        os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "subprocess.Popen = Late\n"
+        f"sys.path.insert(0, {str(Path(stepper.__file__).parents[2])!r})\n"
+        f"sys.argv = [{stepper.__file__!r}, sys.argv[2]]\n"
+        f"runpy.run_path({stepper.__file__!r}, run_name='__main__')\n"
+    )
+    seen = tmp_path / "seen"
+    loop = f"until [ -e {seen} ]; do sleep 0.02; done; true"
+    command = f"trap 'echo warned > {seen}' USR1; echo up > {tmp_path / 'up'}; {loop}"
+    wrapper = tmp_path / "python"
+    wrapper.write_text(f'#!/bin/sh\nshift 2\nexec {sys.executable} {late} "$@"\n')
+    wrapper.chmod(0o755)
+    process = start([{"name": "a", "command": command}], python=str(wrapper))
+    _, words = process.communicate(timeout=20)
+    assert process.returncode == 0, words
+    assert seen.read_text() == "warned\n"
+
+
 def test_progress_passes_over_a_line_that_is_not_whole(tmp_path: Path) -> None:
     assert progress(tmp_path) is None
     steps = tmp_path / "steps"

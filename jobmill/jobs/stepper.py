@@ -75,6 +75,7 @@ class Stepper:
         self.lifeline: Lifeline  # from the first step on
         self.group = 0  # process group of the running step; 0: none
         self.stop = 0  # the signal that ends us
+        self.early: list[int] = []  # signals that came while a step was being made
 
     def path(self, name: str) -> str:
         """Return a file's path in the run folder."""
@@ -111,7 +112,9 @@ class Stepper:
         """Remember what ends us, and hand every signal on to the whole group of the running step."""
         if signum in ENDS_US:
             self.stop = signum
-        if self.group:
+        if not self.group:
+            self.early.append(signum)
+        else:
             with contextlib.suppress(OSError):  # over already, or not ours any more (a set-uid program)
                 os.killpg(self.group, signum)
 
@@ -171,11 +174,12 @@ class Stepper:
         else:
             argv = [str(word) for word in step.command or ()]
         env = self.environment(step, inputs, log)
+        self.early = [self.stop] if self.stop else []
         try:
             child = subprocess.Popen(argv, stdout=log, stderr=log, env=env, preexec_fn=self.lead_group)
             self.group = child.pid
-            if self.stop:  # it came while the child was being made
-                self.on_signal(self.stop, None)
+            for signum in self.early:
+                self.on_signal(signum, None)
             # Seen dead, forgotten, only then reaped: a late signal never goes to a stranger who got the same number.
             os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         finally:

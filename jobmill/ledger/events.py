@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jobmill.ledger.connection import BLOCK
 from jobmill.ledger.record import Record, text
@@ -30,8 +31,16 @@ class Events:
 
     def next(self, block: float = BLOCK) -> Sequence[Change]:
         """Return the changes since the last call, waiting up to ``block`` seconds (at most 2) for the first."""
+        return self.next_with(block, [])[0]
+
+    def next_with(self, block: float, commands: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Change], list[Any]]:
+        """Return also what these commands, which change nothing, answer at the moment when the wait is over."""
         wait = max(1, int(min(block, BLOCK) * 1000))
-        answer = self._record.call("XREAD", "COUNT", 100, "BLOCK", wait, "STREAMS", self._stream, self._after)
+        read = ("XREAD", "COUNT", 100, "BLOCK", wait, "STREAMS", self._stream, self._after)
+        answer, *answers = self._record.read([read, *commands])
+        return self._changes(answer), answers
+
+    def _changes(self, answer: Any) -> Sequence[Change]:
         changes: list[Change] = []
         if not answer:
             return changes

@@ -28,11 +28,14 @@ class Following:
         self._clock = clock
         self._events: Events | None = None
         self._recheck = 0.0
+        self._ended: dict[str, JobRow] = {}  # whose record came with the news of its end
 
     def add(self, job_ids: Sequence[str]) -> None:
         """Follow these as well."""
         self.states.update(dict.fromkeys(job_ids, ""))
         self.left.update(job_ids)
+        for job_id in job_ids:
+            self._ended.pop(job_id, None)
         self._recheck = 0.0
 
     def step(self, block: float) -> list[str]:
@@ -54,8 +57,11 @@ class Following:
             # 10,000 jobs cost about 0.1 s a look, so look less often the more there are
             self._recheck = now + max(RECHECK, len(self.left) / 2500)
             return self._look(sorted(self.left))
+        wait = max(0.001, min(block, self._recheck - now))
+        if len(self.left) == 1:
+            return self._last(self._events, next(iter(self.left)), wait)
         changed = {}
-        for change in self._events.next(max(0.001, min(block, self._recheck - now))):
+        for change in self._events.next(wait):
             if change.job_id in self.left:
                 changed[change.job_id] = change.state
         found = []
@@ -66,6 +72,17 @@ class Following:
             elif self._took(job_id, state):
                 found.append(job_id)
         return found
+
+    def _last(self, events: Events, job_id: str, wait: float) -> list[str]:
+        """Wait for the only one that is left: its record comes with the news."""
+        changes, (answer,) = events.next_with(wait, [listing.asking(self.record, job_id)])
+        row = listing.row(job_id, answer)
+        if row is None:
+            refused = any(change.job_id == job_id and change.state == "refused" for change in changes)
+            return self._refusals([job_id]) if refused else []
+        if row.ended:
+            self._ended[job_id] = row
+        return [job_id] if self._took(job_id, row.state) else []
 
     def _look(self, job_ids: Sequence[str]) -> list[str]:
         found, unknown = [], []
@@ -112,4 +129,7 @@ class Following:
 
     def rows(self, job_ids: Sequence[str]) -> dict[str, JobRow]:
         """Return the records of jobs by id."""
-        return {row.id: row for some in batches(job_ids) for row in listing.jobs(self.record, some)}
+        asked = [job_id for job_id in job_ids if job_id not in self._ended]
+        found = {row.id: row for some in batches(asked) for row in listing.jobs(self.record, some)}
+        found |= self._ended
+        return {job_id: found[job_id] for job_id in job_ids if job_id in found}

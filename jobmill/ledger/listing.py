@@ -39,7 +39,13 @@ class JobRow:
         return self.state in ENDED
 
 
-def _row(job_id: str, answer: Any) -> JobRow | None:
+def asking(record: Record, job_id: str) -> tuple[Any, ...]:
+    """Return the command whose answer `row` reads."""
+    return ("HGETALL", record.keys.job(job_id))
+
+
+def row(job_id: str, answer: Any) -> JobRow | None:
+    """Return the record of a job, or None where there is none."""
     raw = answer if isinstance(answer, dict) else dict(zip(answer[::2], answer[1::2], strict=True))
     facts = {text(k): text(v) for k, v in raw.items() if v}  # an end empties what it need not remove
     if "state" not in facts:
@@ -76,8 +82,8 @@ def _object(line: str) -> dict[str, Any]:
 
 def jobs(record: Record, job_ids: Sequence[str]) -> list[JobRow]:
     """Return the records of these jobs, in order, without those that nobody knows."""
-    answers = record.read([("HGETALL", record.keys.job(i)) for i in job_ids])
-    rows = (_row(i, a) for i, a in zip(job_ids, answers, strict=True))
+    answers = record.read([asking(record, i) for i in job_ids])
+    rows = (row(i, a) for i, a in zip(job_ids, answers, strict=True))
     return [r for r in rows if r is not None]
 
 

@@ -193,6 +193,7 @@ def test_events_of_refused_documents_with_any_id_can_be_read(driver: Driver) -> 
     from jobmill.ledger.events import Events
 
     events = Events(driver.record)
+    events.look()
     driver.push("x")
     batch = admission.take(driver.manager, "Job_Queue", 1)
     admission.admit(driver.manager, batch, [admission.Refusal(reason="id", job_id="my own job")], 0)

@@ -21,16 +21,23 @@ class Change:
 
 
 class Events:
-    """A reader of the stream from now on."""
+    """A reader of the stream, from its first look on."""
 
     def __init__(self, record: Record) -> None:
         self._record = record
         self._stream = record.keys("Events")
-        found = record.call("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
-        self._after = text(found[0][0]) if found else "0-0"
+        self._after = ""
+
+    def look(self, commands: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
+        """Return what commands answer that change nothing; what changes after the first look is told by `next`."""
+        if self._after:
+            return self._record.read(commands)
+        last, *answers = self._record.read([("XREVRANGE", self._stream, "+", "-", "COUNT", 1), *commands])
+        self._after = text(last[0][0]) if last else "0-0"
+        return answers
 
     def next(self, block: float = BLOCK) -> Sequence[Change]:
-        """Return the changes since the last call, waiting up to ``block`` seconds (at most 2) for the first."""
+        """Return the changes since the last call or first look; wait up to ``block`` seconds (at most 2) for one."""
         return self.next_with(block, [])[0]
 
     def next_with(self, block: float, commands: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Change], list[Any]]:

@@ -26,7 +26,7 @@ class Following:
         self.left: set[str] = set()
         self.outage = ""  # the words of the server's absence, while it lasts
         self._clock = clock
-        self._events: Events | None = None
+        self._events = Events(record)
         self._recheck = 0.0
         self._ended: dict[str, JobRow] = {}  # whose record came with the news of its end
 
@@ -51,31 +51,30 @@ class Following:
 
     def _step(self, block: float) -> list[str]:
         now = self._clock()
-        if self._events is None:  # and then a look at the records: an end in between is not missed
-            self._events, self._recheck = Events(self.record), 0.0
         if now >= self._recheck:
+            found = self._look(sorted(self.left))
             # 10,000 jobs cost about 0.1 s a look, so look less often the more there are
             self._recheck = now + max(RECHECK, len(self.left) / 2500)
-            return self._look(sorted(self.left))
+            return found
         wait = max(0.001, min(block, self._recheck - now))
         if len(self.left) == 1:
-            return self._last(self._events, next(iter(self.left)), wait)
+            return self._last(next(iter(self.left)), wait)
         changed = {}
         for change in self._events.next(wait):
             if change.job_id in self.left:
                 changed[change.job_id] = change.state
-        found = []
+        told = []
         for job_id, state in changed.items():
             if state == "refused":  # of an entry with this id, which may be somebody else's: a known job goes on
                 if not listing.states(self.record, [job_id])[0]:
-                    found += self._refusals([job_id])
+                    told += self._refusals([job_id])
             elif self._took(job_id, state):
-                found.append(job_id)
-        return found
+                told.append(job_id)
+        return told
 
-    def _last(self, events: Events, job_id: str, wait: float) -> list[str]:
+    def _last(self, job_id: str, wait: float) -> list[str]:
         """Wait for the only one that is left: its record comes with the news."""
-        changes, (answer,) = events.next_with(wait, [listing.asking(self.record, job_id)])
+        changes, (answer,) = self._events.next_with(wait, [listing.asking(self.record, job_id)])
         row = listing.row(job_id, answer)
         if row is None:
             refused = any(change.job_id == job_id and change.state == "refused" for change in changes)
@@ -87,7 +86,8 @@ class Following:
     def _look(self, job_ids: Sequence[str]) -> list[str]:
         found, unknown = [], []
         for some in batches(job_ids):
-            for job_id, state in zip(some, listing.states(self.record, some), strict=True):
+            answers = self._events.look(listing.asking_states(self.record, some))
+            for job_id, state in zip(some, listing.told_states(answers), strict=True):
                 if state and self._took(job_id, state):
                     found.append(job_id)
                 elif not state:

@@ -89,7 +89,16 @@ def jobs(record: Record, job_ids: Sequence[str]) -> list[JobRow]:
 
 def states(record: Record, job_ids: Sequence[str]) -> list[str]:
     """Return the states of these jobs, in order; '' for one that nobody knows."""
-    answers = record.read([("HGET", record.keys.job(i), "state") for i in job_ids])
+    return told_states(record.read(asking_states(record, job_ids)))
+
+
+def asking_states(record: Record, job_ids: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the commands whose answers `told_states` reads."""
+    return [("HGET", record.keys.job(i), "state") for i in job_ids]
+
+
+def told_states(answers: Sequence[Any]) -> list[str]:
+    """Return states as `states` does."""
     return [text(a) if a else "" for a in answers]
 
 

@@ -241,6 +241,8 @@ def _capacities(reader: _Reader, values: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _limits(reader: _Reader, given: Mapping[str, Any]) -> Limits:
+    if not given:
+        return Limits()
     from jobmill.jobs.quantity import format_duration, parse_bytes, parse_duration
 
     def seconds(least: float, most: float) -> Callable[[Any], float]:

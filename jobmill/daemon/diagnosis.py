@@ -10,7 +10,7 @@ from jobmill.daemon.address import address
 from jobmill.errors import JobmillError
 from jobmill.jobs.document import require_libyaml
 from jobmill.ledger import dead, endpoint, listing, membership
-from jobmill.ledger.explanation import ROLES, living
+from jobmill.ledger.membership import ROLES, living
 from jobmill.ledger.record import Record
 from jobmill.ledger.server_facts import UNREAD, WANTED, server_kind, settings
 from jobmill.rules.site import load_site_plugins

@@ -18,7 +18,7 @@ from jobmill.config import Config
 from jobmill.daemon.address import address, is_running
 from jobmill.daemon.supervisor import running
 from jobmill.errors import JobmillError, PermanentError, ServerUnavailable
-from jobmill.ledger.explanation import missing_roles
+from jobmill.ledger.membership import missing_roles
 from jobmill.ledger.record import Record
 
 PATIENCE = 60.0  # seconds that a pipeline has until its server serves and its workers are alive

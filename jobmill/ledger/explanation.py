@@ -10,10 +10,9 @@ from jobmill.jobs.states import ENDED, POLLED, State
 from jobmill.ledger import capacity, endpoint, listing, membership, polls
 from jobmill.ledger.capacity import Usage
 from jobmill.ledger.listing import JobRow
-from jobmill.ledger.membership import SILENCE, Process
+from jobmill.ledger.membership import living
 from jobmill.ledger.record import Record, text
 
-ROLES = ("manager", "starter", "fetcher")
 MESSAGE = 500  # characters of a job's own message that a line bears; `jobmill show` has all of it
 
 
@@ -175,18 +174,6 @@ def _span(seconds: float) -> str:
         if seconds < most:
             return f"{seconds / size:.0f} {unit}"
     return f"{seconds / 86400:,.0f} days"
-
-
-def living(process: Process, now: float) -> bool:
-    """Tell whether a process counts as alive by the server's clock."""
-    return not process.evicted and now - process.seen < SILENCE
-
-
-def missing_roles(record: Record) -> list[str]:
-    """Return the roles of the pipeline of which no process is alive."""
-    now = membership.server_time(record)
-    alive = {p.role for p in membership.processes(record) if living(p, now)}
-    return [role for role in ROLES if role not in alive]
 
 
 def _blocked(row: JobRow) -> bool:

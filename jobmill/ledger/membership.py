@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from jobmill.ledger.record import Record, text
 
+ROLES = ("manager", "starter", "fetcher")  # of which a pipeline needs one each
 SILENCE = 10.0  # seconds without a beat after which a process may be declared dead
 POISON = 8  # recoveries of one entry after which it goes to Dead_Queue
 
@@ -75,7 +75,7 @@ class Membership:
     def register(self) -> None:
         """Enter under a new name; what the record holds under an old one is never touched again."""
         host = socket.gethostname()
-        name = f"{self.role}-{host}-{os.getpid()}-{secrets.token_hex(3)}"
+        name = f"{self.role}-{host}-{os.getpid()}-{os.urandom(3).hex()}"
         facts = {
             "role": self.role,
             "host": host,
@@ -153,6 +153,18 @@ def other_digest(record: Record, role: str, digest: str, silence: float = SILENC
         if alive and process.role == role and process.digest != digest:
             return process.digest
     return ""
+
+
+def living(process: Process, now: float) -> bool:
+    """Tell whether a process counts as alive by the server's clock."""
+    return not process.evicted and now - process.seen < SILENCE
+
+
+def missing_roles(record: Record) -> list[str]:
+    """Return the roles of the pipeline of which no process is alive."""
+    now = server_time(record)
+    alive = {p.role for p in processes(record) if living(p, now)}
+    return [role for role in ROLES if role not in alive]
 
 
 def server_time(record: Record) -> float:

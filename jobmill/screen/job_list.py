@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from jobmill.client import Client
 from jobmill.errors import JobmillError
 from jobmill.jobs.states import ENDED, State
 from jobmill.ledger.explanation import Explainer, ending
@@ -16,6 +16,9 @@ from jobmill.screen import terminal
 from jobmill.screen.job_row import as_json as job_json
 from jobmill.screen.job_row import show_card, show_list
 from jobmill.screen.result import tail
+
+if TYPE_CHECKING:
+    from jobmill.client import Client
 
 STDERR_LINES = 8
 

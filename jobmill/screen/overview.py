@@ -8,9 +8,8 @@ from typing import Any
 
 from jobmill.ledger import capacity, listing, membership, server_facts
 from jobmill.ledger.capacity import Usage
-from jobmill.ledger.explanation import ROLES, living
 from jobmill.ledger.listing import Depths
-from jobmill.ledger.membership import Process
+from jobmill.ledger.membership import ROLES, Process, living
 from jobmill.ledger.record import Record
 from jobmill.ledger.secret import mask
 from jobmill.screen import terminal

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jobmill.client import Client
 from jobmill.errors import JobmillError
 from jobmill.jobs.states import State
 from jobmill.ledger.explanation import ending
-from jobmill.ledger.following import Following
 from jobmill.ledger.listing import JobRow
 from jobmill.screen import terminal
 from jobmill.screen.job_row import as_json, spent
 from jobmill.screen.moment import duration
 
 if TYPE_CHECKING:
+    from jobmill.client import Client
+    from jobmill.ledger.following import Following
     from jobmill.systems.system import ExecutionSystem
 
 FULL = 20  # jobs up to which every one is told with its output

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from jobmill.client import Client
 from jobmill.config import Config
 from jobmill.jobs.spec import JobSpec
-from jobmill.ledger.explanation import missing_roles
+from jobmill.ledger.membership import missing_roles
 from jobmill.screen import terminal
 from jobmill.screen.session import note_earlier
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobmill.scripts.options import connect, json_option
+from jobmill.scripts.options import json_option, record_in_use
 
 
 def _limit(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
@@ -23,8 +23,8 @@ def get_command(name: str | None, as_json: bool) -> int:
     """Show use and limits, of one set or all."""
     from jobmill.screen.capacities import show_capacities
 
-    client, _ = connect()
-    return show_capacities(client.record, name, as_json=as_json)
+    record, _ = record_in_use()
+    return show_capacities(record, name, as_json=as_json)
 
 
 @capacity_command.command("set")
@@ -37,5 +37,5 @@ def set_command(name: str, limit: int | None) -> int:
     """
     from jobmill.screen.capacities import change
 
-    client, _ = connect()
-    return change(client.record, name, limit)
+    record, _ = record_in_use()
+    return change(record, name, limit)

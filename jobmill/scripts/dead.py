@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from jobmill.scripts.options import connect, json_option
+from jobmill.scripts.options import json_option, record_in_use
 
 _WHICH = click.argument("positions", metavar="POSITION...|all", nargs=-1, required=True)
 
@@ -23,8 +23,8 @@ def list_command(limit: int, as_json: bool) -> int:
     """List the entries with their positions."""
     from jobmill.screen.dead_entries import show_entries
 
-    client, _ = connect()
-    return show_entries(client.record, limit, as_json=as_json)
+    record, _ = record_in_use()
+    return show_entries(record, limit, as_json=as_json)
 
 
 @dead_command.command("show")
@@ -33,8 +33,8 @@ def show_command(positions: Sequence[str]) -> int:
     """Show entries whole, as they were pushed."""
     from jobmill.screen.dead_entries import show_whole
 
-    client, _ = connect()
-    return show_whole(client.record, positions)
+    record, _ = record_in_use()
+    return show_whole(record, positions)
 
 
 @dead_command.command("requeue")
@@ -43,8 +43,8 @@ def requeue_command(positions: Sequence[str]) -> int:
     """Push entries back onto Job_Queue, unchanged."""
     from jobmill.screen.dead_entries import move
 
-    client, _ = connect()
-    return move(client.record, "requeue", positions)
+    record, _ = record_in_use()
+    return move(record, "requeue", positions)
 
 
 @dead_command.command("drop")
@@ -53,5 +53,5 @@ def drop_command(positions: Sequence[str]) -> int:
     """Remove entries for good."""
     from jobmill.screen.dead_entries import move
 
-    client, _ = connect()
-    return move(client.record, "drop", positions)
+    record, _ = record_in_use()
+    return move(record, "drop", positions)

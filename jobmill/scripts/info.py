@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobmill.scripts.options import connect, json_option
+from jobmill.scripts.options import json_option, record_in_use
 
 
 @click.command("info")
@@ -14,8 +14,8 @@ def info_command(as_json: bool) -> int:
     from jobmill.screen import terminal
     from jobmill.screen.overview import look, overview_lines
 
-    client, config = connect()
-    view = look(client.record, digest=config.digest)
+    record, config = record_in_use()
+    view = look(record, digest=config.digest)
     if as_json:
         terminal.say_json(view.as_json(), whole=True)
     else:

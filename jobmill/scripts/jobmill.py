@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import io
 import os
@@ -82,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = bool(os.environ.get("JOBMILL_DEBUG"))
     try:
         if argv is None:
+            gc.set_threshold(20_000)  # what a command imports stays: looking for garbage in it is 5 % of a short one
             for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows escapes, and nothing breaks
                 if isinstance(stream, io.TextIOWrapper):
                     stream.reconfigure(errors="backslashreplace")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from jobmill.scripts.options import connect, json_option, selection, selectors
+from jobmill.scripts.options import json_option, record_in_use, selection, selectors
 
 
 @click.command("list")
@@ -19,5 +19,5 @@ def list_command(
     """List jobs: without words the live ones, then those that ended last."""
     from jobmill.screen.job_list import show_jobs
 
-    client, _ = connect()
-    return show_jobs(client.record, selection(ids, tag, states, user), limit=limit, as_json=as_json)
+    record, _ = record_in_use()
+    return show_jobs(record, selection(ids, tag, states, user), limit=limit, as_json=as_json)

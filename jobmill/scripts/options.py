@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from jobmill.client import Client
     from jobmill.config import Config
     from jobmill.jobs.states import State
+    from jobmill.ledger.record import Record
     from jobmill.ledger.selection import Selection
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,13 +22,19 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def connect() -> tuple[Client, Config]:
     """Return a client of the server in use, and the configuration that says which."""
     from jobmill.client import Client
+
+    record, config = record_in_use()
+    return Client(record=record), config
+
+
+def record_in_use() -> tuple[Record, Config]:
+    """Return the record of the server in use, and the configuration that says which: all that a look needs."""
     from jobmill.config import load
     from jobmill.daemon.address import address
     from jobmill.ledger.record import Record
 
     config = load()
-    record = Record(config.redis.url or address(config.state), prefix=config.redis.prefix)
-    return Client(record=record), config
+    return Record(config.redis.url or address(config.state), prefix=config.redis.prefix), config
 
 
 def json_option(words: str) -> Callable[[Command], Command]:

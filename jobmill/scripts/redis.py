@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import click
 
-from jobmill.scripts.options import connect
+from jobmill.scripts.options import record_in_use
 
 
 @click.command("redis", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
@@ -24,8 +24,8 @@ def redis_command(words: Sequence[str], from_stdin: bool) -> int:
 
     if words[0].upper() in ("MONITOR", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "SYNC", "PSYNC"):
         raise click.UsageError(f"{words[0]} never ends: use redis-cli itself")
-    client, _ = connect()
+    record, _ = record_in_use()
     more = [sys.stdin.buffer.read()] if from_stdin else []
-    for line in reply_lines(ask(client.record, [*words, *more]), formatted=terminal.is_terminal()):
+    for line in reply_lines(ask(record, [*words, *more]), formatted=terminal.is_terminal()):
         terminal.say(line)
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from jobmill.scripts.options import connect, json_option
+from jobmill.scripts.options import json_option, record_in_use
 
 
 @click.command("watch")
@@ -17,5 +17,5 @@ def watch_command(interval: float, count: int | None, as_json: bool) -> int:
     """Watch the pipeline live until Ctrl-C; in a pipe a line a look."""
     from jobmill.screen.watching import watch
 
-    client, config = connect()
-    return watch(client.record, digest=config.digest, interval=interval, count=count, as_json=as_json)
+    record, config = record_in_use()
+    return watch(record, digest=config.digest, interval=interval, count=count, as_json=as_json)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jobmill.ledger import listing
-from jobmill.ledger.explanation import missing_roles
+from jobmill.ledger.membership import missing_roles
 from jobmill.ledger.record import Record
 from tests.fuzz.account import Account, account
 from tests.fuzz.documents import documents

@@ -91,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return 0
         code = _guarded(argv)
         sys.stdout.flush()
+        if argv is None:
+            gc.freeze()  # the interpreter's end looks for garbage too, several times: 15 % of a short command
         return code
     except BrokenPipeError:  # `jobmill list | head`
         _forget_output()

@@ -10,6 +10,8 @@ from conftest import Server
 from driver import Driver, entry
 from laws import dump, violations
 
+from jobmill.jobs import identifier
+from jobmill.jobs.identifier import new_id
 from jobmill.ledger import admission, dead, listing, upkeep, wish
 from jobmill.ledger.record import Record
 
@@ -25,6 +27,25 @@ def test_admission_puts_a_job_in_line_and_clears_the_private_list(driver: Driver
     assert not driver.client.exists(f"Job_Queue:taken:{driver.manager.name}")
     assert listing.last(driver.record) == "b"
     assert violations(driver.client) == []
+
+
+def test_the_moment_is_written_only_where_the_id_does_not_tell_it(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn, now = new_id(), time.time_ns()
+    with monkeypatch.context() as patch:  # an id that was drawn long before it is admitted, or by a clock that is wrong
+        patch.setattr(identifier, "_last", (0, 0))
+        patch.setattr(time, "time_ns", lambda: now - 60_000_000_000)
+        early = new_id()
+        patch.setattr(identifier, "_last", (0, 0))
+        patch.setattr(time, "time_ns", lambda: now + 60_000_000_000)
+        ahead = new_id()
+    named = (drawn[:6] + "-sample-1234")[:17]
+    driver.admit(drawn, early, ahead, named, "a")
+    assert [bool(driver.field(i, "since")) for i in (drawn, early, ahead, named, "a")] == [False, *[True] * 4]
+    for row in listing.jobs(driver.record, [drawn, early, ahead, named, "a"]):
+        assert now / 1e9 - 3 < row.times["submitted"] < time.time() + 1
+        assert "since" not in row.facts
 
 
 def test_the_same_turn_again_changes_nothing(driver: Driver) -> None:

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from jobmill.errors import SpecError
 from jobmill.jobs.document import load
+from jobmill.jobs.identifier import drawn_at
 from jobmill.jobs.spec import ID_PATTERN, RETRY_REASONS, JobSpec, Resources, Retry, apply_settings, new_id
 
 FULL = """\
@@ -411,6 +412,14 @@ def test_new_ids_are_ordered_unique_and_text_to_yaml() -> None:
     assert {len(one) for one in drawn} == {17}
     (document,) = load(f"id: {drawn[0]}".encode(), limit=99)
     assert document.data["id"] == drawn[0]
+
+
+def test_a_drawn_id_tells_when_it_was_drawn_and_no_other_does() -> None:
+    before = time.time()
+    moment = drawn_at(new_id())
+    assert moment is not None and before - 2 <= moment <= time.time()
+    assert all(drawn_at(other) is None for other in ("", "align-7.2026", "b" * 16, "b" * 18, "u" + "b" * 16, "b-" * 9))
+    assert drawn_at("bm7zgatsc1a0a0qm.") == drawn_at("bm7zgatsc1a0a0qm7")  # only the time is looked at
 
 
 def test_a_forked_child_draws_other_ids() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 
@@ -28,12 +27,11 @@ def new_id() -> str:
     with _lock:
         then, tail = _last
         if now > then:
-            # the top bit stays free, to leave room for counting up
-            then, tail = now, secrets.randbits(_RANDOM_BITS - 1)
+            then, tail = now, _random()
         else:
             tail += 1
             if tail >> _RANDOM_BITS:
-                then, tail = then + 1, secrets.randbits(_RANDOM_BITS - 1)
+                then, tail = then + 1, _random()
         _last = then, tail
     number = then << _RANDOM_BITS | tail
     text = ""
@@ -41,6 +39,24 @@ def new_id() -> str:
         text = _DIGITS[number & 31] + text
         number >>= 5
     return _LEADING[number] + text
+
+
+def _random() -> int:
+    """Return random bits, but for the top one: it stays free, to leave room for counting up."""
+    return int.from_bytes(os.urandom(_RANDOM_BITS // 8), "big") >> 1
+
+
+def drawn_at(job_id: str) -> float | None:
+    """Return when `new_id` drew this id (Unix time, whole seconds, up to 2 s early); None for what it never drew."""
+    if len(job_id) != 17:
+        return None
+    number = _LEADING.find(job_id[0])
+    for digit in job_id[1:7]:  # the milliseconds but their last ten bits
+        value = _DIGITS.find(digit)
+        if number < 0 or value < 0:
+            return None
+        number = number << 5 | value
+    return float((number << 10) // 1000)
 
 
 def _forget() -> None:

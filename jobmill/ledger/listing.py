@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
+from jobmill.jobs.identifier import drawn_at
 from jobmill.jobs.states import ENDED, POLLED, State
 from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.pages import PAGE, pages
@@ -52,8 +53,10 @@ def row(job_id: str, answer: Any) -> JobRow | None:
         return None
     state, end = State(facts.pop("state")), _object(facts.pop("exit", ""))
     times = {n: float(facts.pop(n)) / 1000 for n in _TIMES if n in facts}
-    if "since" in facts:  # whole seconds: every byte counts where a million jobs wait
-        times["submitted"] = float(facts.pop("since"))
+    # whole seconds, and only where the id does not tell them: every byte counts where a million jobs wait
+    moment = float(facts.pop("since")) if "since" in facts else drawn_at(job_id)
+    if moment is not None:
+        times["submitted"] = moment
     began = end.get("started")
     if state in ENDED and "started" not in times and isinstance(began, int | float):
         times["started"] = float(began)  # the end overtook the news of the start: the job's host saw it

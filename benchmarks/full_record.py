@@ -127,7 +127,7 @@ class FullRecord:
             capacity.set_limit(self._record, SET, used + self._some * self._rounds)
             for _ in range(self._some * self._rounds // BATCH):
                 spent, begin = self._cpu(), time.perf_counter()
-                granted, _ = admission.grant(self._record, SYSTEM, SET, BATCH)
+                granted = admission.grant(self._record, SYSTEM, SET, BATCH).jobs
                 speeds.append(BATCH / (time.perf_counter() - begin))
                 cpu.append((self._cpu() - spent) / BATCH)
                 if granted != BATCH:

@@ -89,7 +89,7 @@ class ScriptCosts:
             for i, s in zip(ids, specs, strict=True)
         ]
         words = self._timed("admit", lambda: admission.admit(self._manager, batch, entries, time.time()))
-        granted, _ = self._timed("grant", lambda: admission.grant(record, SYSTEM, SET, size))
+        granted = self._timed("grant", lambda: admission.grant(record, SYSTEM, SET, size)).jobs
         beginning = launch.beginning(self._starter, "Granted_Queue", self._turn, 10.0, count=size)
         begun = self._timed("begin", lambda: record.do(beginning))
         self._turn = begun.turn
@@ -135,6 +135,6 @@ class ScriptCosts:
             begin = time.perf_counter()
             answers = record.send(calls).answers() if number % 2 else [record.do(call) for call in calls]
             found["together" if number % 2 else "apart"].append(time.perf_counter() - begin)
-            if answers[1][0] != size:
+            if answers[1].jobs != size:
                 raise WrongResult(f"{answers[1]} were granted, not {size}")
         return {name: round(statistics.median(seconds) * 1e6, 1) for name, seconds in found.items()}

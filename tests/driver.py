@@ -65,7 +65,7 @@ class Driver:
         return admission.admit(self.manager, batch, entries, time.time())
 
     def grant(self, count: int = 250) -> int:
-        return admission.grant(self.record, "local", "LocalJobs", count)[0]
+        return admission.grant(self.record, "local", "LocalJobs", count).jobs
 
     def begin(
         self, member: Membership | None = None, count: int = 250, lease: float = 30

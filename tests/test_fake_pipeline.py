@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Server
+from fakeworld import World
 from laws import violations
 from pipeline import Pipeline
 
@@ -129,3 +131,16 @@ def test_a_starter_that_sleeps_longer_than_its_lease(make: Make) -> None:
     check(pipeline, 100)
     zombie.terminate()
     assert zombie.wait(timeout=20) == 0
+
+
+def test_a_manager_comes_again_where_large_specs_cut_a_grant(server: Server, tmp_path: Path) -> None:
+    world = World(server.url, tmp_path)
+    world.redis.hset("Capacity", "FakeJobs", 0)
+    names = [f"large-{n}" for n in range(7)]
+    for name in names:
+        world.push(name, env={"X": "x" * (3 << 20)})
+    assert world.redis.scard("FakeJobs") == 0
+    world.redis.hset("Capacity", "FakeJobs", 9)
+    world.manager._grant()
+    assert {m.decode() for m in world.redis.smembers("FakeJobs")} == set(names)
+    assert violations(world.redis) == []

@@ -8,6 +8,7 @@ from driver import Driver, entry
 
 from jobmill.errors import Evicted, ServerUnavailable
 from jobmill.ledger import admission
+from jobmill.ledger.admission import Grants
 from jobmill.ledger.exchange import Call, checked
 from jobmill.ledger.record import Record
 
@@ -36,7 +37,7 @@ def test_answers_come_in_order_and_each_call_sees_what_the_one_before_did(driver
     words, granted, ahead = under_way.answers()
     assert under_way.in_order
     assert words == ["admitted"]
-    assert granted == (1, 0)  # one job, and nobody has another one in line
+    assert granted == Grants(jobs=1, users=0)  # one job, and nobody has another one in line
     assert (ahead.turn, list(ahead.entries)) == (batch.turn + 1, [b"b"])
 
 
@@ -46,10 +47,10 @@ def test_an_error_stands_in_its_place_and_the_others_are_answered(driver: Driver
         [admission.taking(driver.manager, "Job_Queue", 1), admission.granting("local", "LocalJobs", 1)]
     ).answers()
     assert isinstance(bad, Evicted)
-    assert good == (0, 0)
+    assert good == Grants(jobs=0, users=0)
     with pytest.raises(Evicted):
         checked(bad)
-    assert checked(good) == (0, 0)
+    assert checked(good) == Grants(jobs=0, users=0)
     driver.record.ping()  # the connection was read to its end
 
 
@@ -62,7 +63,7 @@ def test_a_server_that_has_forgotten_the_scripts_is_told_them_whole(driver: Driv
     batch, granted = under_way.answers()
     assert not under_way.in_order
     assert list(batch.entries) == [b"a"]
-    assert granted == (0, 0)
+    assert granted == Grants(jobs=0, users=0)
 
 
 def test_a_reply_that_is_cut_is_told_and_never_read_as_another_s(driver: Driver) -> None:

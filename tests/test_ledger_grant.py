@@ -368,3 +368,36 @@ def test_250_grants_in_one_call(driver: Driver) -> None:
     assert driver.client.hget("Used", "local.memory") == str(250 * 9007199254740).encode()
     assert driver.grant(250) == 250
     assert violations(driver.client) == []
+
+
+def test_a_job_whose_spec_is_gone_ends_and_tells_it_and_the_others_are_granted(driver: Driver) -> None:
+    driver.admit("a", "b", "c", tags=("t",))
+    driver.admit("after-b", depends_on=("b",))
+    driver.client.delete("Spec:b")
+    assert driver.grant() == 2
+    assert granted(driver) == ["a", "c"]
+    (row,) = listing.jobs(driver.record, ["b"])
+    assert row.state == "not_run" and row.exit["reason"] == "spec_missing" and "Spec:b" in row.exit["message"]
+    assert driver.where("Jobs:not_run") == driver.where("Jobs:by-tag:t") == ["b"]
+    assert violations(driver.client) == []
+    driver.resolve()
+    assert driver.state("after-b") == "not_run"
+    assert driver.members("LocalJobs") == {"a", "c"}
+    assert violations(driver.client) == []
+
+
+def test_large_specs_are_granted_in_several_calls_and_the_caller_knows(driver: Driver) -> None:
+    large = json.dumps({"command": "true", "env": {"X": "x" * (5 << 20)}})
+    names = ["large-1", "large-2", "large-3", "large-4", "small"]
+    driver.apply({"LocalJobs": 9})
+    driver.admit(*names[:4], spec=large)
+    driver.admit("huge", spec=large.replace("xxx", "xxxxxxxxxxxx"))
+    driver.admit("small")
+    answers = []
+    while True:
+        answers.append(admission.grant(driver.record, "local", "LocalJobs", 250))
+        assert violations(driver.client) == []
+        if not answers[-1].cut:
+            break
+    assert [(a.jobs, a.cut) for a in answers] == [(3, True), (1, True), (1, True), (1, False)]
+    assert granted(driver) == [*names[:4], "huge", "small"]

@@ -12,6 +12,7 @@ from driver import Driver, spec
 from laws import dump, violations
 
 from jobmill.ledger import admission, ending, launch, listing, membership, polls, script, upkeep, wish
+from jobmill.ledger.admission import Grants
 from jobmill.ledger.record import Record
 
 PREFIX = "{jm}:"
@@ -146,7 +147,7 @@ def test_users_with_odd_names_and_two_systems_stay_apart(server: Server) -> None
     driver.admit("b", user="%d+*")
     driver.admit("c", system="other", needs="OtherJobs User:%d+*")
     assert driver.grant() == 2
-    assert admission.grant(driver.record, "other", "OtherJobs", 9) == (1, 1)
+    assert admission.grant(driver.record, "other", "OtherJobs", 9) == Grants(jobs=1, users=1)
     assert {json.dumps(json.loads(e)["spec"], separators=(",", ":")) for e in driver.where("Granted_Queue")} == {
         spec(i) for i in "abc"
     }

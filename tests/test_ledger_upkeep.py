@@ -10,7 +10,7 @@ from conftest import Server
 from driver import Driver
 from laws import dump, violations
 
-from jobmill.ledger import admission, capacity, dead, launch, upkeep, wish
+from jobmill.ledger import admission, capacity, dead, launch, listing, upkeep, wish
 from jobmill.ledger.record import Record
 
 
@@ -113,6 +113,19 @@ def test_regrant_pushes_anew_and_the_old_entry_is_void(driver: Driver) -> None:
     assert sorted(i for i, _, _ in driver.begin()) == ["a", "b"]
     assert driver.field("a", "fence") == "2"
     assert upkeep.regrant(driver.record, ["a"], 0) == []
+    assert violations(driver.client) == []
+
+
+def test_regrant_of_a_job_whose_spec_is_gone_ends_it_and_frees_its_slot(driver: Driver) -> None:
+    driver.admit("a", "b")
+    driver.grant()
+    driver.resolve()
+    driver.client.delete("Granted_Queue", "Spec:a")
+    assert upkeep.regrant(driver.record, ["a", "b"], 0) == ["b"]
+    (row,) = listing.jobs(driver.record, ["a"])
+    assert row.state == "failed" and row.exit["reason"] == "spec_missing"
+    assert driver.members("LocalJobs") == {"b"}
+    assert driver.where("Result_Queue") == [""]
     assert violations(driver.client) == []
 
 

@@ -134,11 +134,25 @@ def admit(member: Membership, batch: Batch, entries: Sequence[Entry | Refusal], 
     return member.record.do(admitting(member, batch, entries, now))
 
 
-def granting(system: str, capacity_set: str, count: int) -> Call[tuple[int, int]]:
+@dataclass(frozen=True, kw_only=True)
+class Grants:
+    """What one call of `grant` did."""
+
+    jobs: int  # granted
+    users: int  # who still have jobs in line
+    cut: bool = False  # it ended for the size of the specs: the next call may grant more
+
+
+def granting(system: str, capacity_set: str, count: int) -> Call[Grants]:
     """Return the call of `grant`."""
-    return Call(name="grant", args=(system, capacity_set, count), read=lambda a: (int(a[0]), int(a[2])))
+
+    def read(answer: Sequence[int]) -> Grants:
+        jobs, _, users, cut = answer
+        return Grants(jobs=jobs, users=users, cut=bool(cut))
+
+    return Call(name="grant", args=(system, capacity_set, count), read=read)
 
 
-def grant(record: Record, system: str, capacity_set: str, count: int) -> tuple[int, int]:
-    """Grant up to ``count`` jobs of a system; return how many, and how many users still have jobs in line."""
+def grant(record: Record, system: str, capacity_set: str, count: int) -> Grants:
+    """Grant up to ``count`` jobs of a system, and about 16 MB of their specs."""
     return record.do(granting(system, capacity_set, count))

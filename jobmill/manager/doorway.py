@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from jobmill.errors import JobmillError, ServerFull
 from jobmill.ledger import admission
-from jobmill.ledger.admission import Batch, Entry, Refusal
+from jobmill.ledger.admission import Batch, Entry, Grants, Refusal
 from jobmill.ledger.exchange import Call, checked
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import BATCH
@@ -117,7 +117,7 @@ def tell(found: Sequence[Entry | Refusal], words: Sequence[str]) -> None:
         logger.info("%s", words[0], extra={"id": first.job_id, "system": first.system})
 
 
-def complain(granted: Sequence[tuple[int, int] | JobmillError]) -> None:
+def complain(granted: Sequence[Grants | JobmillError]) -> None:
     """Log why a grant was refused; it is made again within a second."""
     for answer in granted:
         if isinstance(answer, ServerFull):

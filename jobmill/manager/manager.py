@@ -119,6 +119,6 @@ class Manager(Work):
             left = {
                 system: left[system]
                 for system, answer in zip(left, answers, strict=True)
-                if not isinstance(answer, JobmillError) and answer[0] >= BATCH
+                if not isinstance(answer, JobmillError) and (answer.jobs >= BATCH or answer.cut)
             }
         self._unfinished = bool(left)

@@ -34,6 +34,8 @@ local function verdict(after, state) -- is a dependency that ended like this wha
   return state == 'done'
 end
 
+local LARGE = 65536 -- bytes of a spec that a grant must know beforehand: 250 smaller ones are 16 MB at most
+
 local near = {} -- how ids begin -> were they drawn now?
 local function dated(id) -- does the id itself tell the moment (jobs/identifier.py)? It is not written then, to save memory
   if #id ~= 17 then return false end
@@ -74,6 +76,7 @@ for e = 1, n do
       j.score = string.format('%.0f', j.score)
       local fields = { 'state', j.state, 'system', j.system, 'user', j.user, 'score', j.score }
       if not dated(id) then fields[#fields + 1] = 'since'; fields[#fields + 1] = TIME[1] end
+      if #spec > LARGE then fields[#fields + 1] = 'large'; fields[#fields + 1] = #spec end
       if ARGV[a + 8] ~= '' then fields[#fields + 1] = 'needs'; fields[#fields + 1] = ARGV[a + 8] end
       if ARGV[a + 6] ~= '' then fields[#fields + 1] = 'name'; fields[#fields + 1] = ARGV[a + 6] end
       local extras = ARGV[a + 12] ~= '' and cjson.decode(ARGV[a + 12]) or {}

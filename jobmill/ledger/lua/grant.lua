@@ -1,7 +1,8 @@
 -- Grants: ARGV = system, its set, at most how many. All the sets of a job or none (law 1); fair share among users by
 -- rank. Where the system has slots, it is granted beyond them only what lately started within 50 ms, at most 64.
 -- Nothing is granted to a system that does not answer, until its next try is due.
--- Answer: {granted, room left in the set, users with jobs in line}.
+-- A job whose spec is gone (deleted by hand) ends not_run. A call grants 16 MB of large specs, or one of them.
+-- Answer: {granted, room left in the set, users with jobs in line, 1 where it ended for the size of the specs}.
 local system, set, n = ARGV[1], ARGV[2], tonumber(ARGV[3])
 adds()
 local slots = tonumber(call('HGET', P .. 'Capacity', system .. '.slots') or '')
@@ -115,6 +116,9 @@ local function first(u) -- the first job of a user's line, which has not been ta
     if #u.gone > 0 then call('ZREM', ranks .. ':' .. u.name, unpack(u.gone)) end
     u.gone, u.at = {}, 1
     u.line = call('ZRANGE', ranks .. ':' .. u.name, 0, math.max(0, math.min(n - granted, 50) - 1))
+    local keys = {}
+    for i, id in ipairs(u.line) do keys[i] = P .. 'Spec:' .. id end
+    u.whole = #keys == 0 or call('EXISTS', unpack(keys)) == #keys -- each of them has its spec
   end
   return u.line[u.at]
 end
@@ -131,7 +135,9 @@ local function held(name, amount)
   return counted[name]
 end
 
-local into, amounts, jobs = {}, {}, {}
+local MOST = 16 * 1024 * 1024 -- bytes of large specs: all of them are in memory several times while the entries are written
+local size, cut = 0, 0
+local into, amounts, jobs, rung = {}, {}, {}, {}
 local function go() -- grant; return whether a job was set aside, before which another one had stood back
   local aside = false
   if granted < n and used < top then page() end
@@ -140,7 +146,7 @@ local function go() -- grant; return whether a job was set aside, before which a
     local u = lowest()
     if not u then break end
     local id = first(u)
-    local v = id and call('HMGET', P .. 'Job:' .. id, 'state', 'run', 'fence', 'needs', 'score')
+    local v = id and call('HMGET', P .. 'Job:' .. id, 'state', 'run', 'fence', 'needs', 'score', 'large')
     if not id then
       u.empty = true
     elseif v[1] ~= 'waiting' then
@@ -170,26 +176,38 @@ local function go() -- grant; return whether a job was set aside, before which a
       elseif slots and not plain and used >= slots then
         break -- what holds amounts or named sets is never granted ahead of a slot
       else
-        local fence = string.format('%.0f', tonumber(v[3] or 0) + 1)
-        call('HSET', P .. 'Job:' .. id, 'state', 'granted', 'run', run, 'fence', fence, 'holds', needs,
-          'granted', NOW)
-        pass(u)
-        u.rank, u.turns = u.rank + 1, u.turns + 1
-        for _, token in ipairs(tokens) do
-          local name, amount = token[1], token[2]
-          if amount then
-            amounts[name] = (amounts[name] or 0) + amount
-            counted[name] = held(name, amount) + amount
-          else
-            if name ~= set then counted[name] = held(name) + 1 end
-            into[name] = into[name] or {}
-            into[name][#into[name] + 1] = id
+        local bytes = tonumber(v[6] or 0) -- the others are small: a batch of them is never cut
+        if not u.whole and call('EXISTS', P .. 'Spec:' .. id) == 0 then
+          local j = read(id)
+          without_spec(j, 'not_run')
+          if ring(j) then rung[#rung + 1] = id end
+          pass(u)
+        elseif granted > 0 and size + bytes > MOST then
+          cut = 1
+          break
+        else
+          size = size + bytes
+          local fence = string.format('%.0f', tonumber(v[3] or 0) + 1)
+          call('HSET', P .. 'Job:' .. id, 'state', 'granted', 'run', run, 'fence', fence, 'holds', needs,
+            'granted', NOW)
+          pass(u)
+          u.rank, u.turns = u.rank + 1, u.turns + 1
+          for _, token in ipairs(tokens) do
+            local name, amount = token[1], token[2]
+            if amount then
+              amounts[name] = (amounts[name] or 0) + amount
+              counted[name] = held(name, amount) + amount
+            else
+              if name ~= set then counted[name] = held(name) + 1 end
+              into[name] = into[name] or {}
+              into[name][#into[name] + 1] = id
+            end
           end
+          note({ id = id, run = run }, 'granted')
+          granted = granted + 1
+          used = used + 1
+          jobs[granted] = { id, fence, run, arrival_of(v[5]) }
         end
-        note({ id = id, run = run }, 'granted')
-        granted = granted + 1
-        used = used + 1
-        jobs[granted] = { id, fence, run, arrival_of(v[5]) }
       end
     end
   end
@@ -210,5 +228,6 @@ if granted > 0 then
   end
   call('RPUSH', queue, unpack(lines))
 end
+if #rung > 0 then call('RPUSH', P .. 'Result_Queue', unpack(rung)) end
 publish()
-return { granted, limit - used, call('ZCARD', ranks) }
+return { granted, limit - used, call('ZCARD', ranks), cut }

@@ -174,6 +174,12 @@ local function finish(j, state, exit) -- law 8: one script leaves the queue, fre
   note(j, state)
 end
 
+local function without_spec(j, state) -- ends what nobody can run: its spec was deleted by hand
+  finish(j, state, cjson.encode({ exit_status = 'aborted_before_running', reason = 'spec_missing', evidence = 'record',
+    message = 'its spec is gone from the record (Spec:' .. j.id .. '), which nothing but a person takes away; ' ..
+      'submit the job again under another id' }))
+end
+
 local function alive(process) -- a process that was declared dead acts no more
   local v = call('HMGET', P .. 'Process:' .. process, 'role', 'evicted')
   return v[1] and not v[2]

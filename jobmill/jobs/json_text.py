@@ -36,7 +36,7 @@ def _finite(text: str) -> float:
     return number
 
 
-_decode = json.JSONDecoder(parse_float=_finite, parse_constant=_finite).decode
+_decoder = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 _decode_unique = json.JSONDecoder(object_pairs_hook=_unique, parse_float=_finite, parse_constant=_finite).decode
 
 
@@ -48,7 +48,7 @@ def read_json(text: str) -> dict[str, Any] | None:
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(text):
         return None
     try:
-        mapping: dict[str, Any] = _decode(text)
+        mapping = _decode(text)
         if _pairs(mapping) != text.count(":"):  # a key stands twice, or text holds a colon: to be looked at, slowly
             mapping = _decode_unique(text)
     except _NotFinite as bad:
@@ -63,12 +63,36 @@ def read_json(text: str) -> dict[str, Any] | None:
     return mapping
 
 
-def _pairs(value: Any) -> int:
+def _decode(text: str) -> dict[str, Any]:
+    """Return the mapping; raise ValueError where the text is not one mapping and nothing else."""
+    bare = text.strip(" \t\n\r")
+    mapping: dict[str, Any]
+    mapping, end = _decoder.raw_decode(bare)
+    if end != len(bare):
+        raise ValueError(f"more text behind the mapping, from character {end} on")
+    return mapping
+
+
+def _pairs(mapping: dict[str, Any]) -> int:
     """Count the keys of all mappings: as many as colons, where no key was said twice and no text holds one."""
-    found, parts = (len(value), value.values()) if type(value) is dict else (0, value)
-    for part in parts:
-        if type(part) is dict or type(part) is list:
+    found = len(mapping)
+    for part in mapping.values():
+        kind = type(part)
+        if kind is dict:
             found += _pairs(part)
+        elif kind is list:
+            found += _pairs_in(part)
+    return found
+
+
+def _pairs_in(items: list[Any]) -> int:
+    found = 0
+    for part in items:
+        kind = type(part)
+        if kind is dict:
+            found += _pairs(part)
+        elif kind is list:
+            found += _pairs_in(part)
     return found
 
 

@@ -103,7 +103,7 @@ class JobSpec(Part):
         """
         known = document if isinstance(document, Document) else None
         raw = document.data if isinstance(document, Document) else document
-        if not isinstance(raw, Mapping):
+        if type(raw) is not dict and not isinstance(raw, Mapping):
             raise SpecError(message([((), "a job must be a mapping of key: value")], None, where))
         arranged = Arranged(raw)
         values = arranged.values
@@ -161,7 +161,7 @@ _KEYS = {
 
 def _env_as_written(env: Any, document: Document) -> Any:
     """Undo YAML's reading of ``VERSION: 3.10`` and ``DEBUG: yes``, which are text to a program."""
-    if not isinstance(env, Mapping) or not any(isinstance(value, (bool, float)) for value in env.values()):
+    if not isinstance(env, dict) or {bool, float}.isdisjoint(map(type, env.values())):
         return env
     texts = dict(env)
     for name, value in env.items():

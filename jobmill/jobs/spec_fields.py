@@ -203,7 +203,7 @@ def _glob(value: object) -> str:
 
 def _env(value: object) -> dict[str, str]:
     """Turn the values into text: numbers as they print, booleans as ``true`` and ``false``; sorted by name."""
-    if not isinstance(value, Mapping):
+    if type(value) is not dict and not isinstance(value, Mapping):
         raise ValueError("must be a mapping of NAME: value")
     return {_env_name(name): _env_value(name, value[name]) for name in sorted(value, key=str)}
 

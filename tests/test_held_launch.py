@@ -59,6 +59,60 @@ def test_nobody_dies(world: Make) -> None:
     at_peace(w)
 
 
+# A starter that leaves, or has missed something.
+
+
+def test_what_a_look_began_that_nobody_read_waits_again_when_its_starter_leaves(world: Make) -> None:
+    """The look travels with the blocking move: it may begin launches at the moment of the farewell."""
+    w = world()
+    w.push("a", "b")
+    w.start()
+    w.push("c", "d")
+    unread = w.record.do(w.starter.taking("Granted_Queue"))
+    assert unread.went == [True, True] and w.state("c") == ("starting", 1)
+    w.starter.flush(float("inf"))
+    assert [w.state(i) for i in "cd"] == [("waiting", 1)] * 2
+    member = w.starter._member
+    assert member is not None and w.redis.llen(f"Granted_Queue:taken:{member.name}") == 0
+    w.starter.flush(float("inf"))  # once more, as after an outage
+    w.manage()
+    other = w.new_starter()
+    w.start(other)
+    assert [w.state(i) for i in "abcd"] == [("submitted", 1)] * 4
+    assert w.doubled() == []
+
+
+def test_a_turn_that_fell_back_is_found_again(world: Make) -> None:
+    """As where a record was restored from an older copy."""
+    w = world()
+    w.push("a")
+    w.start()
+    w.push("b")
+    w.start()
+    member = w.starter._member
+    assert member is not None
+    w.redis.hset(f"Process:{member.name}", "turn:Granted_Queue", 0)
+    w.redis.hdel(f"Process:{member.name}", "begun:Granted_Queue")
+    w.push("c")
+    w.start()
+    assert [w.state(i) for i in "abc"] == [("submitted", 1)] * 3
+    assert [run for run, *_ in w.submissions("c")] == [1] and w.doubled() == []
+
+
+def test_what_was_begun_is_let_go_at_the_next_tick(world: Make) -> None:
+    w = world()
+    w.push("a")
+    w.starter.ring("Granted_Queue")
+    member = w.starter._member
+    assert member is not None
+    assert w.redis.llen(f"Granted_Queue:taken:{member.name}") == 1
+    w.starter.tick(0)
+    assert w.redis.llen(f"Granted_Queue:taken:{member.name}") == 0
+    w.push("b")
+    w.start()
+    assert w.state("b") == ("submitted", 1)
+
+
 def test_it_dies_between_begin_and_submit(world: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     w = world()
     w.push("a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 from conftest import Server
@@ -130,7 +131,6 @@ def test_begin_is_void_for_an_old_fence_a_cancelled_and_a_held_job(driver: Drive
 
 NO_GRANTED_JOBS = [
     "nonsense",
-    "",
     '{"id":"a","fence":1,"run":1,"arrival":1,"system":"local"}',
     '{"id":"a b","fence":1,"run":1,"arrival":1,"system":"local","spec":{}}',
     '{"id":"a","fence":"1","run":1,"arrival":1,"system":"local","spec":{}}',
@@ -143,14 +143,43 @@ NO_GRANTED_JOBS = [
 
 
 @pytest.mark.parametrize("text", NO_GRANTED_JOBS)
-def test_begin_buries_what_is_no_granted_job(driver: Driver, text: str) -> None:
+def test_begin_buries_what_is_no_granted_job_once(driver: Driver, text: str) -> None:
     driver.client.rpush("Granted_Queue", text)
     for _ in range(2):
         begun = driver.begun(turn=0)
-        assert (begun.entries, begun.went) == ([text.encode()], [False])
+        assert (begun.entries, begun.went) == ([b""], [False])
+    membership.recover(driver.record, driver.starter.name, ["Granted_Queue"], proved=True)
+    assert driver.begin(driver.member("starter")) == []
     (one,) = dead.entries(driver.record)
     assert one.entry == text.encode()
-    assert driver.begun(turn=1).entries == [] and driver.where(f"Granted_Queue:taken:{driver.starter.name}") == []
+    assert driver.where("Granted_Queue") == []
+
+
+def test_a_record_that_is_not_whole_is_void_and_stops_no_other(driver: Driver) -> None:
+    driver.admit(*"abcd")
+    driver.grant()
+    driver.client.hdel("Job:a", "score")
+    driver.client.hdel("Job:b", "system")
+    driver.client.delete("Job:c")
+    driver.client.rpush("Job:c", "x")
+    assert driver.begin() == [("d", 1, 1)]
+
+
+def test_a_long_odd_entry_costs_no_more_than_its_length(driver: Driver) -> None:
+    driver.client.rpush("Granted_Queue", ',"spec":' * 100_000)
+    began = time.monotonic()
+    assert driver.begin() == []
+    assert time.monotonic() - began < 0.5
+
+
+def test_large_entries_are_moved_only_as_they_are_begun(driver: Driver) -> None:
+    driver.admit("a")
+    driver.grant()
+    (line,) = driver.where("Granted_Queue")
+    driver.client.rpush("Granted_Queue", *[line + " " * 1_000_000 + "}"] * 60)
+    begun = driver.begun(most=4_000_000)
+    assert (begun.went[0], len(begun.entries), begun.cut) == (True, 5, True)
+    assert driver.client.llen(f"Granted_Queue:taken:{driver.starter.name}") < 20
 
 
 def test_begin_by_an_evicted_starter_is_refused(driver: Driver) -> None:

@@ -19,6 +19,20 @@ def driver(server: Server) -> Driver:
     return Driver(Record(server.url))
 
 
+def test_what_is_begun_is_under_way_no_more(driver: Driver) -> None:
+    """A busy starter has always begun something: granted jobs without an entry must be found all the same."""
+    driver.admit("a", "b")
+    driver.grant()
+    assert listing.entries_under_way(driver.record)
+    driver.begun(count=1)
+    assert listing.entries_under_way(driver.record)
+    driver.client.lmove("Granted_Queue", f"Granted_Queue:taken:{driver.starter.name}", "LEFT", "RIGHT")
+    assert listing.entries_under_way(driver.record)
+    driver.begun()
+    assert driver.client.llen(f"Granted_Queue:taken:{driver.starter.name}") == 1
+    assert not listing.entries_under_way(driver.record)
+
+
 def test_what_is_due_waits_again_250_at_a_time(driver: Driver) -> None:
     names = [f"j{i}" for i in range(250)]
     driver.admit(*names, place="later", due=1)

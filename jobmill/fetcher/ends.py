@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from jobmill.fetcher.judge import judge, regular
-from jobmill.fetcher.outputs import Launch, Look, Outputs
+from jobmill.fetcher.output_look import Launch, Look
+from jobmill.fetcher.outputs import Outputs
 from jobmill.jobs.terms import judging_terms
 from jobmill.ledger import ending, listing, poll
 from jobmill.ledger.ending import RunEnd
@@ -43,7 +44,7 @@ class Ends:
         ends: list[RunEnd] = []
         for job, info in infos:
             lacks = missing.get((job.job_id, job.run, job.arrival), "")
-            if lacks is None:
+            if lacks is None and not job.wish:
                 continue
             if job.wish:
                 info["message"] = _who(job.wish)
@@ -53,7 +54,7 @@ class Ends:
                     job.run,
                     info,
                     terms=terms.get(job.job_id, {}),
-                    missing=lacks,
+                    missing=lacks if lacks is not None else "its outputs were not looked for to the end",
                     retries=job.retries,
                     wished=bool(job.wish),
                     arrival=job.arrival,

@@ -17,7 +17,7 @@ from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.ends import Ends
 from jobmill.fetcher.janitor import SEALS, Janitor
 from jobmill.fetcher.judge import judge
-from jobmill.fetcher.outputs import Launch, Look
+from jobmill.fetcher.output_look import Launch, Look
 from jobmill.fetcher.poller import Poller
 from jobmill.jobs.identifier import ID_PATTERN
 from jobmill.jobs.states import LAUNCHED

@@ -42,6 +42,10 @@ def judge(
     elif not regular(info):
         state = State.FAILED
         info.setdefault("reason", "signal" if info.get("term_sig") else "exit_value")
+    elif missing and wished:
+        state = State.CANCELLED
+        info["reason"] = "cancelled"
+        info["message"] = "; ".join(filter(None, (info.get("message"), missing)))
     else:
         state = State.FAILED if missing else State.DONE
         if missing:

@@ -56,7 +56,7 @@ class Doorbell:
         return self._armed > 0 and time.monotonic() - self._armed > BLOCK + TIMEOUT
 
     def answer(self) -> Batch | None:
-        """Read the replies; return the head of the private list, None where nothing came.
+        """Read the replies; return the head of the private list, None where nothing stands there.
 
         Raise ServerUnavailable when the connection broke, Evicted when this process was declared dead.
         """
@@ -69,7 +69,7 @@ class Doorbell:
                     batch = self._call.read(self._connection.read_response())
                 except NoScriptError:  # a server that was restarted; it ran nothing
                     batch = self._record.do(self._call)
-            return batch if batch.entries else None
+            return batch if batch.entries or batch.cut else None
         except BaseException:
             self.drop()
             raise

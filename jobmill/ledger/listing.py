@@ -261,12 +261,16 @@ def memory(record: Record) -> tuple[int, int]:
 
 
 def entries_under_way(record: Record) -> bool:
-    """Tell whether any granted entry stands in a queue or in somebody's private list."""
+    """Tell whether any granted entry stands in a queue, or in somebody's private list and is not begun."""
     keys = record.keys
     queues = ["Granted_Queue" + lane_suffix(lane) for lane in lanes(record)]
-    takers = [text(p) for p in record.call("ZRANGE", keys("Processes"), 0, -1)]
-    lists = [keys(q) for q in queues] + [keys.taken(q, p) for q in queues for p in takers if p.startswith("starter")]
-    return any(record.read([("LLEN", name) for name in lists]))
+    if any(record.read([("LLEN", keys(q)) for q in queues])):
+        return True
+    takers = [p for p in map(text, record.call("ZRANGE", keys("Processes"), 0, -1)) if p.startswith("starter")]
+    pairs = [(q, p) for q in queues for p in takers]
+    begun = record.read([("HGET", keys("Process:" + p), f"begun:{q}") for q, p in pairs])  # before: it only grows less
+    stand = record.read([("LLEN", keys.taken(q, p)) for q, p in pairs])
+    return any(int(number) > int(some or 0) for number, some in zip(stand, begun, strict=True))
 
 
 def queued(record: Record) -> int:

@@ -115,8 +115,7 @@ class Starter(Work):
 
     def _prepare(self, granted: Granted) -> tuple[Flight, Submission | str]:
         """Make the Job; return what its system is to launch, or why it cannot be launched. Asks nobody."""
-        g = granted
-        flight = Flight(job_id=g.job_id, run=g.run, fence=g.fence, arrival=g.arrival, system=g.system)
+        g, flight = granted, _flight(granted)
         system = self._bench.systems.get(g.system)
         if system is None:
             known = ", ".join(self._bench.systems)
@@ -247,7 +246,7 @@ class Starter(Work):
         """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""
         waits: list[float] = []
         if now == float("inf"):
-            self._let_go()
+            self._hand_back()
         for some in batches(self._back):
             launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
         self._back = []
@@ -320,6 +319,16 @@ class Starter(Work):
         self._endpoints.tick()
         self._let_go()  # nothing more was granted for a second
 
+    def _hand_back(self) -> None:
+        """Give back what a look has begun whose answer nobody read: the bell was dropped."""
+        assert self._member is not None
+        unread = self._record.do(launch.beginning(self._member, self._queue, self._turn, self.lease, count=0))
+        if unread.turn == self._turn + 1:
+            granted = [Granted.read(entry) for entry, go in zip(unread.entries, unread.went, strict=True) if go]
+            self._back += [_flight(g) for g in granted if g is not None]
+        self._turn, self._unlet = unread.turn, bool(unread.entries)
+        self._let_go()
+
     def _let_go(self) -> None:
         """Let what was begun leave the private list."""
         if self._unlet:
@@ -338,6 +347,10 @@ class Starter(Work):
             waiting = [t for t in waiting if t in self._flights and not self._flights[t].started]
             time.sleep(0.005)
         self._bench.close()
+
+
+def _flight(g: Granted) -> Flight:
+    return Flight(job_id=g.job_id, run=g.run, fence=g.fence, arrival=g.arrival, system=g.system)
 
 
 def _names(flight: Flight) -> dict[str, object]:

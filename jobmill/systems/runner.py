@@ -61,8 +61,9 @@ class Runner:
         self.backlog: "collections.deque[bytes]" = collections.deque()
         self.base: "dict[bytes, bytes]" = {}
         self.out: "collections.deque[bytes]" = collections.deque()  # event lines that wait for the pipe
-        self.busy = self.held = False  # many events lately; those in `out` wait for more
+        self.busy = self.pressing = False  # many events lately; one in `out` is more than a start
         self.window = self.flushed = 0.0  # time.monotonic() when the window began, and of the last write
+        self.held = 0.0  # until when (time.monotonic()) those in `out` wait for more
         self.emitted = 0  # events within the window
         self.deaf = False  # nobody reads our events any more
         self.synced = False
@@ -97,7 +98,7 @@ class Runner:
                     listening = False
                 if not self.watch.running and not self.watch.lingering and (self.deaf or not self.out):
                     return
-            blocked = bool(self.out) and not self.held
+            blocked = bool(self.out) and not self.held  # the pipe is full
             if asking != blocked:
                 asking = blocked
                 poll.register(1, select.POLLOUT) if asking else poll.unregister(1)
@@ -112,6 +113,7 @@ class Runner:
         if not self.deaf:
             self.out.append(line)
             self.emitted += 1
+            self.pressing = self.pressing or not line.startswith(b"start ")
 
     def _drain(self, _number: int, _frame: object) -> None:
         """Our guard died or somebody wants us gone: start nothing more."""
@@ -121,8 +123,8 @@ class Runner:
     def _timeout(self) -> "int | None":
         """Return the milliseconds until something is due by the clock, or None."""
         due = self.watch.timeout()
-        if self.out and self.held:
-            left = max(0.0, self.flushed + HOLD - time.monotonic())
+        if self.held:
+            left = max(0.0, self.held - time.monotonic())
             due = left if due is None else min(due, left)
         if self.backlog and self.foreign_due is not None:
             look = max(0.0, self.foreign_due - time.monotonic())
@@ -130,16 +132,20 @@ class Runner:
         return None if due is None else int(due * 1000) + 1
 
     def _flush(self) -> None:
-        """Write waiting events, many in one write, every line whole; while there are many, every `HOLD` seconds."""
+        """Write waiting events, many in one write, every line whole.
+
+        While there are many, every `HOLD` seconds. A start alone waits as long for the end of a short job, too.
+        """
         now = time.monotonic()
         if now - self.window > WINDOW:
             self.busy = self.emitted >= BUSY and now - self.window < 3 * WINDOW
             self.window, self.emitted = now, 0
-        self.held = self.busy and now < self.flushed + HOLD and not self.eof
+        since = self.flushed if self.busy else 0.0 if self.pressing else self.held - HOLD if self.held else now
+        self.held = since + HOLD if self.out and now < since + HOLD and not self.eof else 0.0
         if self.held:
             return
         if self.out:
-            self.flushed = now
+            self.flushed, self.pressing = now, False
         while self.out:
             batch, size = [], 0
             for line in self.out:
@@ -150,6 +156,7 @@ class Runner:
             try:
                 os.write(1, b"".join(batch))
             except BlockingIOError:
+                self.pressing = True
                 return
             except OSError:  # the starter is gone; the records are in the folders
                 self.deaf = True

@@ -200,6 +200,7 @@ class Loop:
 
     def _depart(self) -> int:
         """Warm: finish what is in hand, give back what was taken, leave. Cold: go; another process recovers it."""
+        self._drop()  # nothing more is taken
         self._work.close()
         if self._stop < 2 and self._member.name:
             until = self._clock() + DEPART

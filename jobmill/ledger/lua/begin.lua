@@ -12,18 +12,22 @@ local t, begun = turn(process, queue, expected), tonumber(call('HGET', known, 'b
 if not t then return { call('HGET', known, 'turn:' .. queue) or '0', 'more' } end -- as in a record that was restored
 
 local function job_in(entry) -- what an entry says: its head stands before the spec, which is not read here
-  local head = entry:match('^(.-),"spec":.*}$')
-  local ok, row = pcall(cjson.decode, (head or '') .. '}')
+  local at = entry:find(',"spec":', 1, true)
+  if not at or entry:sub(-1) ~= '}' then return nil end
+  local ok, row = pcall(cjson.decode, entry:sub(1, at - 1) .. '}')
   if not ok or type(row) ~= 'table' or type(row.id) ~= 'string' or type(row.system) ~= 'string' then return nil end
-  if not row.id:match('^[%w][%w._-]*$') or #row.id > 64 or type(row.run) ~= 'number' or type(row.fence) ~= 'number' then return nil end
+  if not row.id:match('^[%w][%w._-]*$') or #row.id > 64 or type(row.run) ~= 'number' or type(row.fence) ~= 'number' then
+    return nil
+  end
   local arrival = type(row.arrival) == 'number' and row.arrival or 0 -- 0: granted by an older version
   return { id = row.id, system = row.system, run = string.format('%.0f', row.run),
     fence = string.format('%.0f', row.fence), arrival = arrival > 0 and string.format('%.0f', arrival) or nil }
 end
 
-local function standing(it) -- the job's record where the entry still speaks of it
-  local j = call('HMGET', P .. 'Job:' .. it.id, 'state', 'run', 'fence', 'system', 'owner', 'handle', 'score')
-  if not j[1] or j[2] ~= it.run or j[3] ~= it.fence or (it.arrival and arrival_of(j[7]) ~= it.arrival) then return nil end
+local function standing(it) -- the job's record where it is whole and the entry still speaks of it
+  local j = redis.pcall('HMGET', P .. 'Job:' .. it.id, 'state', 'run', 'fence', 'system', 'owner', 'handle', 'score')
+  if j.err or not (j[1] and j[4] and tonumber(j[7] or '')) or j[2] ~= it.run or j[3] ~= it.fence then return nil end
+  if it.arrival and arrival_of(j[7]) ~= it.arrival then return nil end
   return { state = j[1], system = j[4], owner = j[5], handle = j[6] }
 end
 
@@ -44,40 +48,53 @@ local prefixes = {}
 for i = 7, #ARGV, 2 do prefixes[ARGV[i]] = ARGV[i + 1] end
 if n > 0 then adds() else frees() end
 if begun > 0 then call('LTRIM', mine, begun, -1) end
-local room = n - call('LLEN', mine)
-if room > 0 then
-  local more = call('LRANGE', P .. queue, 0, room - 1)
+local answer, bytes, count, have = { '', '' }, 0, 0, call('LLEN', mine)
+local function chunk() -- a few at a time: they may be large, and what is not begun in this turn stays where it is
+  local size = math.min(n - count, count == 0 and 1 or math.max(1, math.min(50, math.floor(most * count / (bytes + 1)))))
+  if count < have then return call('LRANGE', mine, count, math.min(have, count + size) - 1) end
+  local more = call('LRANGE', P .. queue, 0, size - 1)
   if #more > 0 then
     call('RPUSH', mine, unpack(more))
     call('LTRIM', P .. queue, #more, -1)
+    have = have + #more
   end
+  return more
 end
-local answer, bytes, count = { '', '' }, 0, 0
-bundle()
-for _, entry in ipairs(n > 0 and call('LRANGE', mine, 0, n - 1) or {}) do
-  if bytes > most then break end -- the rest of them waits in the private list for the next turn
-  bytes, count = bytes + #entry, count + 1
-  local it, word = job_in(entry), 'void'
-  local j = it and standing(it)
-  if not it then
-    call('RPUSH', P .. 'Dead_Queue', cjson.encode({ reason = 'not a granted job', queue = queue, time = NOW / 1000 })
-      .. '\n' .. entry)
-  elseif j and j.state == 'granted' then
-    local key, prefix = P .. 'Job:' .. it.id, prefixes[j.system]
-    if prefix then
-      local life = it.arrival and ('.' .. it.arrival) or ''
-      call('HSET', key, 'state', 'starting', 'owner', process,
-        'handle', prefix .. life .. ':' .. it.id .. ':' .. it.run)
-    else
-      call('HSET', key, 'state', 'starting', 'owner', process)
-      if j.handle then call('HDEL', key, 'handle') end
-    end
-    zadd(P .. 'Starting_Queue' .. lane(j.system), NOW + lease, it.id)
-    note({ id = it.id, run = it.run }, 'starting')
-    word = 'go'
+
+local function begin(it, j)
+  local key, prefix = P .. 'Job:' .. it.id, prefixes[j.system]
+  if prefix then
+    local life = it.arrival and ('.' .. it.arrival) or ''
+    call('HSET', key, 'state', 'starting', 'owner', process, 'handle', prefix .. life .. ':' .. it.id .. ':' .. it.run)
+  else
+    call('HSET', key, 'state', 'starting', 'owner', process)
+    if j.handle then call('HDEL', key, 'handle') end
   end
-  answer[#answer + 1] = word
-  answer[#answer + 1] = entry
+  zadd(P .. 'Starting_Queue' .. lane(j.system), NOW + lease, it.id)
+  note({ id = it.id, run = it.run }, 'starting')
+end
+
+bundle()
+while count < n and bytes <= most do
+  local some = chunk()
+  if #some == 0 then break end
+  for _, entry in ipairs(some) do
+    if bytes > most then break end
+    bytes, count = bytes + #entry, count + 1
+    local it, word = job_in(entry), 'void'
+    local j = it and standing(it)
+    if not it and entry ~= '' then -- emptied where it stands: whoever recovers it does not bury it again
+      call('RPUSH', P .. 'Dead_Queue', cjson.encode({ reason = 'not a granted job', queue = queue, time = NOW / 1000 })
+        .. '\n' .. entry)
+      call('LSET', mine, count - 1, '')
+      entry = ''
+    elseif j and j.state == 'granted' then
+      begin(it, j)
+      word = 'go'
+    end
+    answer[#answer + 1] = word
+    answer[#answer + 1] = entry
+  end
 end
 if count > 0 then
   call('HSET', known, 'turn:' .. queue, string.format('%.0f', expected + 1), 'begun:' .. queue, count)

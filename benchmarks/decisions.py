@@ -76,7 +76,11 @@ DECISIONS: Sequence[tuple[str, str, Told]] = (
     ("index changes bundled", "a script changes each key once for its whole batch, not once a job", _bundles),
     ("scripts that belong together in one packet", "one wake-up of the server and one write to the disk", _packet),
     ("reading ahead", "a manager reads a batch while the server admits the one before", _overlap),
-    ("the look travels with the blocking move", "who is woken up has its entries in hand", _look),
+    (
+        "the look travels with the blocking move",
+        "who is woken up has its entries in hand; a starter's look begins its launches, too",
+        _look,
+    ),
     ("one poller for each endpoint", "what has not changed costs no query and no write", _polls),
     ("runner and guard, posix_spawn", "a small process that starts jobs without copying its memory's maps", _spawn),
     ("hiredis", "replies are parsed in C", _hiredis),

@@ -50,7 +50,8 @@ if n > 0 then adds() else frees() end
 if begun > 0 then call('LTRIM', mine, begun, -1) end
 local answer, bytes, count, have = { '', '' }, 0, 0, call('LLEN', mine)
 local function chunk() -- a few at a time: they may be large, and what is not begun in this turn stays where it is
-  local size = math.min(n - count, count == 0 and 1 or math.max(1, math.min(50, math.floor(most * count / (bytes + 1)))))
+  local fit = math.floor((most - bytes) * count / (bytes + 1)) + 1 -- of the size that they had so far
+  local size = math.min(n - count, 50, math.max(1, math.min(2 * count, fit)))
   if count < have then return call('LRANGE', mine, count, math.min(have, count + size) - 1) end
   local more = call('LRANGE', P .. queue, 0, size - 1)
   if #more > 0 then

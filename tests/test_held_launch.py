@@ -16,7 +16,7 @@ from laws import violations
 
 from jobmill.fetcher.janitor import SEALS
 from jobmill.fetcher.strays import disowned
-from jobmill.ledger import ending, launch, upkeep
+from jobmill.ledger import ending, launch, membership, upkeep
 from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.launch import Commitment, Standing
 from jobmill.systems.fake import FakeSystem
@@ -80,6 +80,16 @@ def test_what_a_look_began_that_nobody_read_waits_again_when_its_starter_leaves(
     w.start(other)
     assert [w.state(i) for i in "abcd"] == [("submitted", 1)] * 4
     assert w.doubled() == []
+
+
+def test_a_starter_that_was_declared_dead_tells_what_it_knows_before_it_leaves(world: Make) -> None:
+    w = world()
+    member = w.starter._member
+    assert member is not None
+    membership.recover(w.record, member.name, ["Granted_Queue"], proved=True)
+    w.starter._push('{"id":"a","run":1,"exit":{}}')
+    w.starter.flush(float("inf"))
+    assert w.redis.llen("Exit_Queue") == 1
 
 
 def test_a_turn_that_fell_back_is_found_again(world: Make) -> None:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from jobmill.config import Config
-from jobmill.errors import JobmillError, SystemUnavailable
+from jobmill.errors import Evicted, JobmillError, SystemUnavailable
 from jobmill.jobs.registry import class_for
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
@@ -246,7 +246,8 @@ class Starter(Work):
         """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""
         waits: list[float] = []
         if now == float("inf"):
-            self._hand_back()
+            with contextlib.suppress(Evicted):  # then others have given it back; what follows counts all the same
+                self._hand_back()
         for some in batches(self._back):
             launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
         self._back = []

@@ -5,7 +5,8 @@ JobmillError
 │   ├── SpecError             a job file says something that cannot be                      (exit 2)
 │   ├── ConfigError           jobmill.yaml says something that cannot be                    (exit 2)
 │   ├── UnknownName           a job, system, class or rule that nobody knows                (exit 2)
-│   └── SystemRefused         an execution system will never take this
+│   ├── SystemRefused         an execution system will never take this
+│   └── StageFailed           files cannot be brought to a job's host or back
 └── TransientError            the same call may succeed later                               (exit 111)
     ├── ServerUnavailable     no answer from the Redis server
     ├── ServerFull            the server is at maxmemory (noeviction)
@@ -56,6 +57,10 @@ class UnknownName(UsageError):
 
 class SystemRefused(PermanentError):
     """An execution system will never take this submission; holds its words verbatim."""
+
+
+class StageFailed(PermanentError):
+    """Files cannot be brought to a job's host or back; says which, and why."""
 
 
 class ServerUnavailable(TransientError):

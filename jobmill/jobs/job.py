@@ -73,12 +73,14 @@ class Job:
             stderr=spec.stderr and self.absolute(spec.stderr, base),
             files=self.files(),
             cpus=resources.cpus or 1,
+            gpus=resources.gpus or 0,
             memory=resources.memory,
             walltime=resources.walltime,
             name=spec.name or self.job_id,
             native=spec.native,
             queue=spec.queue,
             account=spec.account,
+            user=spec.user,
         )
 
     def argv(self) -> tuple[str, ...]:

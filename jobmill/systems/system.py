@@ -14,13 +14,22 @@ from __future__ import annotations
 import enum
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
 Token = str
 Handle = str
+Progress = Callable[[str], None]  # takes words such as "stages in 3/7, 2.1 of 5 GB"; may be called often
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transfer:
+    """One file or folder to be brought to where the job runs."""
+
+    source: str  # absolute path where the submitter is
+    target: str  # relative to the job's working directory, or absolute there
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,12 +47,18 @@ class Submission:
     stderr: str | None = None  # absolute path; None: `stderr` in the run folder
     files: Mapping[str, str] = field(default_factory=dict)  # name in the run folder -> text, written before the start
     cpus: int = 1  # slots that it takes where the system counts slots
+    gpus: int = 0
     memory: int | None = None  # MiB
     walltime: float | None = None  # seconds
     name: str = ""
     native: str | None = None  # handed to a scheduler untouched
     queue: str | None = None
     account: str | None = None
+    user: str | None = None  # who submitted it
+    container: Mapping[str, Any] | None = None  # image and what else the spec says of it
+    inputs: Sequence[Transfer] = ()  # brought there by `stage_in` before `submit`
+    place: str | None = None  # set by `stage_in`: the host that has the inputs
+    staged: str | None = None  # set by `stage_in`: the folder there from which the launch takes them
 
 
 class ExitStatus(enum.StrEnum):
@@ -201,6 +216,7 @@ class ExecutionSystem(ABC):
     launches_at_once: ClassVar[bool] = False  # True: the handle is known beforehand (`handle_for`), no held submission
     one_host: ClassVar[bool] = False  # True: it belongs to the host where it was first started
     surveys: ClassVar[bool] = False  # True: it answers for all its launches at once (`survey`), which is asked instead
+    stages: ClassVar[bool] = False  # it shares no files with us: `stage_in` before, `stage_out` after a run
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys
     absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost
 
@@ -250,6 +266,23 @@ class ExecutionSystem(ABC):
     @abstractmethod
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return up to ``limit`` bytes of ``stdout``, ``stderr`` or a named file of the run folder from ``offset``."""
+
+    def stage_in(self, submission: Submission, progress: Progress) -> Submission:
+        """Bring the inputs of one launch to where it will run; return the submission as it is to be submitted.
+
+        Blocks, and is called off the launching thread, on an instance of its own. Doing it again for the same token
+        goes on where it stopped. Raises StageFailed for what will never work (no such file), SystemUnavailable.
+        """
+        return submission
+
+    def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
+        """Bring what an ended launch left into ``folder`` here: stdout and stderr, its own files, what ``globs`` match.
+
+        Only where `stages`. Globs are relative to the working directory; what they match comes to ``outputs/``. Returns
+        those that match nothing. Blocks, as `stage_in` does, and may be repeated. Raises StageFailed (a full disk
+        here, a file that changes all the time), SystemUnavailable.
+        """
+        raise NotImplementedError(f"{self.kind} shares its files with us")
 
     @abstractmethod
     def check(self) -> Sequence[Check]:

@@ -718,8 +718,8 @@ def test_folders_from_before_lives_were_told_apart(tmp_path: Path) -> None:
         os.close(run_folder.take(folder, run_folder.header(token, "-") + run_folder.pid_line(1, 1)))
     assert sorted(path.name for path in (tmp_path / "jobs" / "a").iterdir()) == ["run.1", "run.2"]  # one job's, perhaps
     assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "b", "b.rec.1"]
-    launches = SpoolLaunches(tmp_path, "local")  # begun by an older version: its handle is taken as it stands
-    assert launches.settle(f"{run_folder.BOOT}/rec:a:1") == f"{run_folder.BOOT}/rec:a:1"
+    launches = SpoolLaunches(spool, "local")  # begun by an older version: its token is taken as it stands
+    assert launches.settle("rec:a:1", False) == "adopt"
 
 
 @pytest.mark.parametrize("text", ["jobmill 1 nonsense host=h boot=b ns=1\n", "jobmill 1 a:b host=h\n"])

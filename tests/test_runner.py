@@ -32,6 +32,8 @@ FAR_SIDE = (
     "watch",
     "slot_table",
     "spawn",
+    "spool_launches",
+    "step_progress",
 )
 
 

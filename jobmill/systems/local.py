@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 from jobmill.errors import ConfigError, SystemUnavailable, nearest
 from jobmill.systems import run_folder
 from jobmill.systems.guard_channel import ROOT, GuardChannel
-from jobmill.systems.spool_launches import TOKEN, SpoolLaunches
+from jobmill.systems.spool_launches import ADOPT, TOKEN, SpoolLaunches
 from jobmill.systems.system import (
     Check,
     End,
@@ -38,6 +38,7 @@ from jobmill.systems.system import (
     SubmitFailure,
     Token,
     Unwatched,
+    observation,
 )
 
 OPTIONS = ("slots", "kill_grace", "path", "shell", "env")
@@ -71,7 +72,7 @@ class LocalSystem(ExecutionSystem):
         self.slots = slots
         self.kill_grace = kill_grace
         self.env = clean_environment(path=path, shell=shell) | dict(env or {})
-        self._launches = SpoolLaunches(self.spool, name)
+        self._launches = SpoolLaunches(os.fsencode(self.spool), name)
         self._channel: GuardChannel | None = None
         self._leader: int | None = None
 
@@ -200,7 +201,7 @@ class LocalSystem(ExecutionSystem):
 
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Tell from marker, pid, start time and boot id how each launch is."""
-        seen = {handle: self._launches.observe(handle) for handle in handles}
+        seen = {handle: observation(self._launches.observe(*_parts(handle))) for handle in handles}
         waiting = self._channel.waiting if self._channel is not None else {}
         for handle, look in seen.items():
             if look.state is NativeState.ABSENT and handle.partition("/")[2] in waiting:
@@ -210,27 +211,33 @@ class LocalSystem(ExecutionSystem):
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return the records of the launches that ended; a lost one has none."""
-        return {handle: info for handle in handles if (info := self._launches.exit_info(handle)) is not None}
+        texts = {handle: self._launches.exit_record(_parts(handle)[0]) for handle in handles}
+        return {handle: ExitInfo.from_json(text) for handle, text in texts.items() if text is not None}
 
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Adopt what has started; take the marker of what has not, so that it never starts."""
-        return {it.token: self._launches.settle(it.handle or self.handle_for(it.token)) for it in launches}
+        answers: dict[Token, Handle | Settled] = {}
+        for it in launches:
+            handle = it.handle or self.handle_for(it.token)
+            word = self._launches.settle(*_parts(handle))
+            answers[it.token] = handle if word == ADOPT else Settled(word)
+        return answers
 
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
         """Signal every process of each launch, wherever it fled; what has not started is kept from starting."""
         if self._channel is not None:
             self._channel.withdraw([handle.partition("/")[2] for handle in handles])
         patience = (1.0 if force else 0.05) if len(handles) == 1 else 0.0  # seconds; many share one pause below
-        gone = {handle: self._launches.kill(handle, force=force, patience=patience) for handle in handles}
+        gone = {handle: self._launches.kill(*_parts(handle), force, patience) for handle in handles}
         left = [handle for handle in handles if not gone[handle]]
         if left and len(handles) > 1:
             time.sleep(0.05)
-            gone.update((handle, self._launches.kill(handle, force=force, patience=0.0)) for handle in left)
+            gone.update((handle, self._launches.kill(*_parts(handle), force, 0.0)) for handle in left)
         return gone
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return a part of a file in the run folder, b"" when it is not there (yet)."""
-        return self._launches.read(handle, stream, offset, limit)
+        return self._launches.read(_parts(handle)[0], stream, offset, limit)
 
     def check(self) -> Sequence[Check]:
         """Look at spool, disk, shell, subreaper and slots."""
@@ -255,6 +262,12 @@ class LocalSystem(ExecutionSystem):
         fix = "" if fits else f"set slots to {cores} unless the jobs mostly wait"
         checks.append(Check(name="slots", ok=True, detail=f"{self.slots} slots on {cores} cores", fix=fix))
         return checks
+
+
+def _parts(handle: Handle) -> tuple[Token, bool]:
+    """Return the token of a handle, and whether this machine was started anew since."""
+    boot, _, token = handle.partition("/")
+    return token, boot != run_folder.BOOT
 
 
 def clean_environment(*, path: str | None, shell: str) -> dict[str, str]:

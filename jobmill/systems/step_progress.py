@@ -1,19 +1,18 @@
-"""Reads how far a job with steps has come, from the `steps` file that the stepper keeps in the run folder."""
+"""Reads how far a job with steps has come, from the `steps` file that the stepper keeps in the run folder.
 
-from __future__ import annotations
-
-from pathlib import Path
+Standard library only, Python 3.6 and later.
+"""
 
 TAIL = 1024  # bytes: more than two lines of the file
 
 
-def progress(folder: str | Path) -> str | None:
+def progress(folder: str) -> "str | None":
     """Return ``3/7 map`` for the step that began or ended last, or None when the job has no steps yet.
 
     One open and one read of the file's end, whatever its length; a last line that is not whole yet is passed over.
     """
     try:
-        with open(f"{folder}/steps", "rb") as steps:  # noqa: PTH123 - polled for every running job
+        with open("%s/steps" % folder, "rb") as steps:
             size = steps.seek(0, 2)
             steps.seek(max(0, size - TAIL))
             text = steps.read(TAIL)
@@ -22,5 +21,5 @@ def progress(folder: str | Path) -> str | None:
     for line in reversed(text[: text.rfind(b"\n") + 1].decode("utf-8", "replace").splitlines()):
         words = line.split(" ", 3)  # started 3/7 map <time> | ended 3/7 map exit=0 wall=1.2
         if len(words) == 4 and words[0] in ("started", "ended"):
-            return f"{words[1]} {words[2]}"
+            return "%s %s" % (words[1], words[2])
     return None

@@ -141,6 +141,12 @@ class Observation:
     overdue: bool = False  # an orphan whose walltime is over: it has to be killed
 
 
+def observation(fields: Mapping[str, Any]) -> Observation:
+    """Return what plain values say, by field name; unknown names are left out (a newer far end)."""
+    known = {k: v for k, v in fields.items() if k in Observation.__dataclass_fields__}
+    return Observation(**{**known, "state": NativeState(known["state"])})
+
+
 class Settled(enum.StrEnum):
     """Answers of `settle` other than a handle to adopt."""
 

@@ -74,8 +74,8 @@ BUGS = (
     Bug(
         name="a launch that is taken for dead without proof",
         file="systems/spool_launches.py",
-        old="def settle(self, handle: Handle) -> Handle | Settled:",
-        new="def settle(self, handle):\n        return Settled.NOT_STARTED\n\n    def unused(self, handle):",
+        old="def settle(self, token: str, rebooted: bool) -> str:",
+        new="def settle(self, token, rebooted):\n        return NOT_STARTED\n\n    def unused(self, token, rebooted):",
         found=frozenset({"doubled"}),
         nemesis=("kill-starter", "freeze-starter"),
     ),

@@ -20,6 +20,7 @@ import pytest
 from jobmill.errors import ConfigError
 from jobmill.systems import process_tree, run_folder, slot_table
 from jobmill.systems.local import LocalSystem
+from jobmill.systems.local_guard import LocalGuard
 from jobmill.systems.spool_launches import SpoolLaunches
 from jobmill.systems.system import (
     End,
@@ -91,8 +92,8 @@ class Bench:
 
     def guard_pid(self) -> int:
         channel = self.system._channel
-        assert channel is not None and channel._guard is not None
-        return channel._guard.pid
+        assert channel is not None and isinstance(channel.guard, LocalGuard)
+        return channel.guard.pid
 
     def runner_pid(self) -> int:
         """The runner's pid: the guard's child that runs the runner's program."""
@@ -115,7 +116,7 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
 def _end(it: Bench) -> None:
     """Kill what a test left behind, by its token, and wait for guard and runner to go."""
     channel = it.system._channel
-    guards = [] if channel is None else [g.pid for g in [*channel._old, channel._guard] if g is not None]
+    guards = [] if channel is None else [g.pid for g in [*channel._old, channel.guard] if isinstance(g, LocalGuard)]
     it.system.close()
     left = LocalSystem.build("local", {"slots": 1}, it.spool)
     for path in it.spool.glob("jobs/*/run.*/run"):
@@ -500,6 +501,7 @@ def test_a_dead_starter_leaves_its_jobs_running_and_recorded(tmp_path: Path) -> 
 import sys, select
 from pathlib import Path
 from jobmill.systems.local import LocalSystem
+from jobmill.systems.local_guard import LocalGuard
 from jobmill.systems.system import Submission
 s = LocalSystem.build("local", {{"slots": 1}}, Path({str(spool)!r}))
 assert s.lead()

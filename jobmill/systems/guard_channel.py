@@ -3,105 +3,55 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
+import random
 import select
-import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
+from jobmill.errors import SystemUnavailable
 from jobmill.systems import run_folder
-from jobmill.systems.guard import BOOTSTRAP
+from jobmill.systems.guarded import Guarded
 from jobmill.systems.system import End, Start, Submission, Token, Unwatched
 
 log = logging.getLogger(__name__)
-ROOT = str(Path(__file__).resolve().parent.parent.parent)  # what holds the package `jobmill`
-PIPE_SIZE = 1 << 20  # bytes that the kernel is asked to hold for each direction
 CHUNK = 1 << 18
-PAUSE_MAX = 1.0  # seconds between starts of guards that die at once
+YOUNG = 1.0  # seconds; a guard that leaves by itself before this age is followed by another after a pause
 TAKEN = run_folder.never_started("taken", "its marker is taken, and nobody has told a start or an end")
 WITHDRAWN = run_folder.never_started("withdrawn", "taken out of line before it started")
 
 
-class Guarded:
-    """One guard process and its two pipes."""
-
-    def __init__(self, arguments: Sequence[str], errors: Path) -> None:
-        """Start it in a session of its own, with nothing of ours but three descriptors."""
-        command_reader, self.commands = os.pipe()
-        self.events, event_writer = os.pipe()
-        for fd in (self.commands, self.events):
-            os.set_blocking(fd, False)
-            with contextlib.suppress(OSError):  # over the user's limit for pipes: smaller ones do as well
-                fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
-        self.outgoing = bytearray()
-        self.partial = b""
-        self.failed = False  # it left by itself; it should not have, as long as we are here
-        try:
-            self.pid = os.posix_spawn(
-                sys.executable,
-                [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("guard"), ROOT, "guard", *arguments],
-                {"PATH": "/usr/local/bin:/usr/bin:/bin"},  # no token of a job that we may be part of
-                file_actions=[
-                    (os.POSIX_SPAWN_DUP2, command_reader, 0),
-                    (os.POSIX_SPAWN_DUP2, event_writer, 1),
-                    (os.POSIX_SPAWN_OPEN, 2, str(errors), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644),
-                ],
-                setsid=True,
-                setsigmask=(),
-            )
-        except BaseException:
-            os.close(self.commands)
-            os.close(self.events)
-            raise
-        finally:
-            os.close(command_reader)
-            os.close(event_writer)
-        self.pidfd: int | None = os.pidfd_open(self.pid)
-
-    def dead(self) -> bool:
-        """Tell whether the guard is gone; its zombie goes with the answer."""
-        if self.pidfd is None:
-            return True
-        with contextlib.suppress(ChildProcessError):
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid == 0:
-                return False
-            self.failed = os.WIFEXITED(status)
-        os.close(self.pidfd)
-        self.pidfd = None
-        return True
-
-    def close_commands(self) -> None:
-        """Give the runner the end of its input."""
-        if self.commands >= 0:
-            os.close(self.commands)
-            self.commands = -1
-        self.outgoing.clear()
-
-
 class GuardChannel:
-    """What one LocalSystem has sent and not yet seen end, over as many guards as it takes."""
+    """What was sent to the guard of one host and was not yet seen to end, over as many guards as it takes."""
 
-    def __init__(self, *, spool: Path, system: str, grace: float, slots: int, env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        start: Callable[[], Guarded],
+        *,
+        slots: int | None,
+        read: Callable[[Token], run_folder.Run | None] | None = None,
+        longest: float = 1.0,
+    ) -> None:
+        """``start``: starts a guard; ``read``: its run folder, where it can be read from here; ``slots`` None: later.
+
+        ``longest``: seconds between starts of guards that die at once, at most.
+        """
         self.waiting: dict[Token, bytes] = {}  # launch lines without a start so far, in order
         self.started: dict[Token, Guarded | None] = {}  # start told, end not; and the guard that will tell it
-        self._spool = os.fsencode(spool)
-        self._arguments = [str(spool), system, repr(grace)]
-        self._errors = spool / "guards" / system / "errors"
+        self.guard: Guarded | None = None
+        self.why = ""  # why there is none, or none that is ready
+        self._start_guard, self._read_run, self._longest = start, read, longest
         self._slots = slots
-        self._env = env
         self._withdrawn: set[Token] = set()
+        self._exposed: set[Token] = set()  # those in `waiting` that a guard out of reach may start yet
         self._notices: list[Start | End | Unwatched] = []
         self._epoll = select.epoll()
         self._timer_due: float | None = None  # time.monotonic() of the next start of a guard
         self._pause = 0.0
         self._born = 0.0
         self._old: list[Guarded] = []
-        self._guard: Guarded | None = None
         self._start()
 
     def fileno(self) -> int:
@@ -125,20 +75,19 @@ class GuardChannel:
         line = b"launch %s %d %s\n" % (it.token.encode(), max(1, it.cpus), json.dumps(fields).encode("ascii"))
         self.waiting[it.token] = line
         self._withdrawn.discard(it.token)
-        if self._guard is not None:
-            self._guard.outgoing += line
+        if self.guard is not None and self.guard.ready:  # else it goes with all the others, once it is
+            self.guard.outgoing += line
 
     def withdraw(self, tokens: Sequence[Token]) -> None:
         """Ask for launches back; each that was still in line is told as a withdrawn End."""
         mine = [token for token in tokens if token in self.waiting]
         self._withdrawn.update(mine)
-        if mine:
-            self._send(b"withdraw %s\n" % json.dumps(mine).encode("ascii"))
+        self._send(self._withdrawal(mine))
 
     def set_slots(self, slots: int) -> None:
         """Change the number of slots."""
         self._slots = slots
-        self._send(b"slots %d\n" % slots)
+        self._send([b"slots %d\n" % slots])
 
     def forget(self, tokens: Sequence[Token]) -> None:
         """Drop launches whose end nobody can tell any more."""
@@ -147,85 +96,105 @@ class GuardChannel:
 
     def flush(self) -> None:
         """Write as much as the pipe takes; the rest goes with `receive`."""
-        guard = self._guard
+        guard = self.guard
         if guard is None or guard.commands < 0:
             return
-        had = bool(guard.outgoing)
+        had = bool(guard.pending)
         try:
-            while guard.outgoing:
-                with memoryview(guard.outgoing) as view:
+            while pending := guard.pending:
+                with memoryview(pending) as view:
                     count = os.write(guard.commands, view[:CHUNK])
-                del guard.outgoing[:count]
+                del pending[:count]
         except BlockingIOError:
             self._epoll.modify(guard.commands, select.EPOLLOUT)
             return
-        except OSError:  # no reader: guard and runner are gone, which the pidfd tells
+        except OSError:  # no reader: guard and runner are gone, which it tells otherwise
+            guard.preface.clear()
             guard.outgoing.clear()
         if had:
             self._epoll.modify(guard.commands, 0)
 
     def receive(self) -> Sequence[Start | End | Unwatched]:
         """Return what happened since the last call, without blocking."""
-        for guard in [*self._old, *([self._guard] if self._guard else [])]:
+        for guard in [*self._old, *([self.guard] if self.guard else [])]:
             self._read(guard)
-        if self._guard is not None and self._guard.dead():
-            self._bury(self._guard)
-        if self._guard is None and self._timer_due is not None and time.monotonic() >= self._timer_due:
+        if self.guard is not None and self.guard.dead():
+            self._bury(self.guard)
+        if self.guard is None and self._timer_due is not None and time.monotonic() >= self._timer_due:
             self._start()
         self.flush()
         notices, self._notices = self._notices, []
         return notices
 
+    def next_start(self) -> float | None:
+        """Return in how many seconds a guard is started again, or None."""
+        return None if self._timer_due is None else max(0.0, self._timer_due - time.monotonic())
+
     def close(self) -> None:
         """Leave the guards alone: the end of their input makes them finish what runs."""
-        for guard in [*self._old, *([self._guard] if self._guard else [])]:
-            guard.close_commands()
-            os.close(guard.events)
-            if not guard.dead() and guard.pidfd is not None:
-                os.close(guard.pidfd)
-        self._old, self._guard = [], None
+        for guard in [*self._old, *([self.guard] if self.guard else [])]:
+            guard.leave()
+        self._old, self.guard = [], None
         self._epoll.close()
 
-    def _send(self, line: bytes) -> None:
-        if self._guard is not None:
-            self._guard.outgoing += line
+    def _send(self, lines: Sequence[bytes]) -> None:
+        if lines and self.guard is not None and self.guard.ready:
+            self.guard.outgoing += b"".join(lines)
             self.flush()
 
+    def _withdrawal(self, tokens: Sequence[Token]) -> list[bytes]:
+        """Return the commands that take launches out of line.
+
+        Those that a guard out of reach may start yet are sealed: the marker decides between it and us.
+        """
+        lines = []
+        for word, exposed in ((b"withdraw", False), (b"seal", True)):
+            some = sorted(token for token in tokens if (token in self._exposed) is exposed)
+            if some:
+                lines.append(b"%s %s\n" % (word, json.dumps(some).encode("ascii")))
+        return lines
+
     def _start(self) -> None:
-        """Start a guard and hand it everything that has not started."""
+        """Start a guard, and hand it everything that has not started as soon as it takes commands."""
         self._born, self._timer_due = time.monotonic(), None
         try:
-            guard = self._guard = Guarded(self._arguments, self._errors)
-        except OSError as error:  # out of processes or descriptors: that passes
+            guard = self.guard = self._start_guard()
+        except (OSError, SystemUnavailable) as error:  # out of processes or descriptors: that passes
+            self.why = str(error)
             log.error("cannot start a guard: %s", error)
-            self._timer_due = self._born + PAUSE_MAX
+            self._pause = min(self._longest, self._pause * 2 + 0.5)
+            self._timer_due = self._born + self._pause
             return
         self._epoll.register(guard.events, select.EPOLLIN)
         self._epoll.register(guard.commands, 0)
-        assert guard.pidfd is not None
-        self._epoll.register(guard.pidfd, select.EPOLLIN)
-        self._resend(0)
+        for fd in guard.descriptors():
+            self._epoll.register(fd, select.EPOLLIN)
+        if guard.ready:
+            self._resend(0)
+        self.flush()
 
     def _resend(self, epoch: int) -> None:
         """Tell a new runner all that it has to know; ends that were told to nobody are read from the folders."""
-        assert self._guard is not None
-        before = self._guard if epoch else (self._old[-1] if self._old else None)
+        assert self.guard is not None
+        before = self.guard if epoch else (self._old[-1] if self._old else None)
         for token in [*self.started, *self.waiting]:
             self._catch_up(token, before)
         if not self._old:
             self._give_up(None)
-        lines = [b"\nsync %d\n" % epoch, b"env %s\n" % json.dumps(dict(self._env)).encode("ascii")]
-        lines.append(b"slots %d\n" % self._slots)
-        lines += self.waiting.values()
-        if self._withdrawn:
-            lines.append(b"withdraw %s\n" % json.dumps(sorted(self._withdrawn)).encode("ascii"))
-        self._guard.outgoing[:] = b"".join(lines)
+        lines = [b"\nsync %d\n" % epoch, b"env %s\n" % json.dumps(dict(self.guard.env)).encode("ascii")]
+        lines.append(b"slots %d\n" % (self._slots or 0))
+        sealed = self._withdrawn & self._exposed
+        lines += [line for token, line in self.waiting.items() if token not in sealed]
+        lines += self._withdrawal(sorted(self._withdrawn))
+        self.guard.outgoing[:] = b"".join(lines)
         self.flush()
 
     def _catch_up(self, token: Token, guard: Guarded | None) -> None:
         """Read from its folder what became of a launch, which ``guard`` has started, while nobody could tell us."""
+        if self._read_run is None:
+            return  # the runner tells it when the launch is sent again
         try:
-            run = run_folder.read(run_folder.folder_of(self._spool, token))
+            run = self._read_run(token)
         except OSError:
             return
         if run is None or run.token != token:
@@ -242,17 +211,24 @@ class GuardChannel:
                 data = os.read(guard.events, CHUNK)
             except BlockingIOError:
                 return
+            except OSError as error:  # a connection that was reset
+                guard.why = guard.why or str(error)
+                data = b""
             if not data:
+                guard.end()
                 if guard in self._old:  # its runner has drained: nobody writes any more
                     self._old.remove(guard)
                     os.close(guard.events)
                     self._give_up(guard)
-                elif guard is self._guard:
+                elif guard is self.guard:
                     with contextlib.suppress(FileNotFoundError):
                         self._epoll.unregister(guard.events)
                 return
-            lines = (guard.partial + data).split(b"\n")
-            guard.partial = lines.pop()
+            was_ready = guard.ready
+            lines = guard.feed(data)
+            if guard.ready and not was_ready and guard is self.guard:
+                self.why = ""
+                self._resend(0)
             for line in lines:
                 self._take(line.decode("utf-8", "surrogateescape"), guard)
             if len(data) < CHUNK:
@@ -271,6 +247,8 @@ class GuardChannel:
             self._ended(token, WITHDRAWN)
         elif word == "taken":
             self._ended(token, TAKEN)
+        elif word == "unwatched":
+            self._unwatched(token)
         elif word == "restarted":
             self._resend(int(token))
         elif word == "bad":
@@ -280,32 +258,41 @@ class GuardChannel:
         if self.waiting.pop(token, None) is not None:
             self.started[token] = guard
             self._withdrawn.discard(token)
-            self._notices.append(Start(token=token, native_id=str(pid), host=run_folder.HOST))
+            self._exposed.discard(token)
+            self._notices.append(Start(token=token, native_id=str(pid), host=guard.host if guard else run_folder.HOST))
 
     def _ended(self, token: Token, record: str) -> None:
         if token in self.started or token in self.waiting:
             self.started.pop(token, None)
             self.waiting.pop(token, None)
             self._withdrawn.discard(token)
+            self._exposed.discard(token)
             self._notices.append(End(token=token, exit=record))
+
+    def _unwatched(self, token: Token) -> None:
+        if token in self.started:
+            del self.started[token]
+            self._notices.append(Unwatched(token=token))
 
     def _give_up(self, guard: Guarded | None) -> None:
         """Nobody writes for this guard any more: what it started and has not ended is left to polls."""
         for token in [token for token, by in self.started.items() if by is guard]:
             self._catch_up(token, guard)
-            if token in self.started:
-                del self.started[token]
-                self._notices.append(Unwatched(token=token))
+            self._unwatched(token)
 
     def _bury(self, guard: Guarded) -> None:
         """Let a dead guard's runner drain, and start another guard, after a pause when they die at once."""
         guard.close_commands()
         self._old.append(guard)
-        self._guard = None
-        failed = guard.failed and time.monotonic() - self._born < 1.0
+        self.guard = None
+        self.why = guard.why or self.why
+        if guard.lingers and guard.ready:
+            self._exposed.update(self.waiting)
+        failed = guard.failed and time.monotonic() - self._born < YOUNG
+        failed = failed or not guard.ready
         if failed and self._pause:
-            self._timer_due = time.monotonic() + self._pause
-        self._pause = min(PAUSE_MAX, self._pause * 2 + 0.05) if failed else 0.0  # killed: another one at once
+            self._timer_due = time.monotonic() + self._pause * random.uniform(0.8, 1.2)
+        self._pause = min(self._longest, self._pause * 2 + 0.05) if failed else 0.0  # killed: another one at once
         self._read(guard)
         if self._timer_due is None:
             self._start()

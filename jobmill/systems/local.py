@@ -6,7 +6,6 @@ process that submits talks to the guard.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import re
@@ -20,8 +19,11 @@ from typing import Any, ClassVar
 
 from jobmill.errors import ConfigError, SystemUnavailable, nearest
 from jobmill.systems import run_folder
-from jobmill.systems.guard_channel import ROOT, GuardChannel
-from jobmill.systems.spool_launches import ADOPT, TOKEN, SpoolLaunches
+from jobmill.systems.guard_channel import GuardChannel
+from jobmill.systems.leader import Leader
+from jobmill.systems.local_guard import ROOT, LocalGuard
+from jobmill.systems.refusal import refusal
+from jobmill.systems.spool_launches import ADOPT, SpoolLaunches
 from jobmill.systems.system import (
     Check,
     End,
@@ -74,7 +76,7 @@ class LocalSystem(ExecutionSystem):
         self.env = clean_environment(path=path, shell=shell) | dict(env or {})
         self._launches = SpoolLaunches(os.fsencode(self.spool), name)
         self._channel: GuardChannel | None = None
-        self._leader: int | None = None
+        self._leader = Leader(self.spool / f"{name}.leader")
 
     @classmethod
     def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> LocalSystem:
@@ -123,16 +125,7 @@ class LocalSystem(ExecutionSystem):
 
     def lead(self) -> bool:
         """Try to become the only starter of this system on this host; the kernel takes it back when we die."""
-        if self._leader is None:
-            self.spool.mkdir(parents=True, exist_ok=True)
-            fd = os.open(self.spool / f"{self.name}.leader", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(fd)
-                return False
-            self._leader = fd
-        return True
+        return self._leader.lead()
 
     def handle_for(self, token: Token) -> Handle:
         """Return ``<boot id>/<token>``: after a reboot an absent marker proves nothing, so the boot is part of it."""
@@ -143,7 +136,7 @@ class LocalSystem(ExecutionSystem):
         answers: list[Handle | SubmitError] = []
         channel = self._open()
         for it in submissions:
-            wrong = _refusal(it)
+            wrong = refusal(it)
             if wrong is not None:
                 answers.append(SubmitError(failure=SubmitFailure.PERMANENT, message=wrong))
                 continue
@@ -181,9 +174,7 @@ class LocalSystem(ExecutionSystem):
         if self._channel is not None:
             self._channel.close()
             self._channel = None
-        if self._leader is not None:
-            os.close(self._leader)
-            self._leader = None
+        self._leader.leave()
 
     def _open(self) -> GuardChannel:
         if self._channel is None:
@@ -192,10 +183,15 @@ class LocalSystem(ExecutionSystem):
                 (self.spool / "jobs").mkdir(exist_ok=True)
             except OSError as error:
                 raise SystemUnavailable(f"{self.name}: cannot use the spool {self.spool}: {error.strerror}") from error
+            arguments = [str(self.spool), self.name, repr(self.kill_grace)]
+            errors = self.spool / "guards" / self.name / "errors"
             self._channel = GuardChannel(
-                spool=self.spool, system=self.name, grace=self.kill_grace, slots=self.slots, env=self.env
+                lambda: LocalGuard(arguments, errors, self.env), slots=self.slots, read=self._run
             )
         return self._channel
+
+    def _run(self, token: Token) -> run_folder.Run | None:
+        return run_folder.read(self._launches.folder(token))
 
     # Looking: from any process on this host, by the files alone.
 
@@ -290,18 +286,6 @@ def clean_environment(*, path: str | None, shell: str) -> dict[str, str]:
     if os.environ.get("TZ"):
         env["TZ"] = os.environ["TZ"]
     return env
-
-
-def _refusal(it: Submission) -> str | None:
-    """Return why a submission can never be launched here, or None."""
-    if not TOKEN.fullmatch(it.token):
-        return f"token {it.token!r} is not <life>:<job id>:<run>"
-    if not it.argv:
-        return f"job {it.job_id}: the command is empty; name a program"
-    for name in it.files:
-        if "/" in name or "\0" in name or name in run_folder.RESERVED:
-            return f"job {it.job_id}: {name!r} cannot be the name of a file in the run folder"
-    return None
 
 
 def _check_guard() -> Check:

@@ -7,11 +7,15 @@ Standard library only, Python 3.6 and later; one thread. Commands come on stdin,
     slots <n>                             how many slots may be taken (live)
     launch <token> <cpus> <JSON array>    [argv, workdir, env, stdin, stdout, stderr, files, walltime]
     withdraw <JSON array of tokens>       take them out of line
+    seal <JSON array of tokens>           the same, and take their markers: another runner may have them in line
 
     ready <epoch> <pid>      start <token> <pid>      end <token> <exit record>      void <token> <exit record>
-    out <token>              taken <token>            bad <message>            (and from the guard) restarted <epoch>
+    out <token>              taken <token>            unwatched <token>        bad <message>
+    (and from the guard) restarted <epoch>
 
-``taken``: another has the marker and has told neither a pid nor an end: the launch is to be settled.
+``taken``: another has the marker and has told neither a pid nor an end: the launch is to be settled. ``unwatched``: it
+runs, and its end is told by another, perhaps to nobody. Paths of a launch that are not absolute are relative to its run
+folder, ``~`` is the home folder on this host.
 
 End of input: the line of waiting launches is dropped (nothing of them was marked), what runs is waited for.
 """
@@ -207,8 +211,25 @@ class Runner:
                 else:
                     kept.append(line)
             self.backlog = kept
+        elif word == b"seal":
+            for name in json.loads(rest.decode("utf-8")):
+                token = run_folder.encode(name)
+                self.backlog = collections.deque(it for it in self.backlog if it.partition(b" ")[0] != token)
+                self._seal(name)
         elif word != b"sync":
             raise ValueError("no such command")
+
+    def _seal(self, token: str) -> None:
+        """Take the marker of a launch for good, or tell what became of it."""
+        try:
+            record = run_folder.seal(self.spool, token, self.table.decode(), "not_started", "taken out of line")
+            self.emit(_void(token, record))
+        except FileExistsError:
+            self._tell_taken(token, run_folder.folder_of(self.spool, token))
+        except run_folder.Superseded as error:
+            self.emit(_void(token, run_folder.never_started("superseded", str(error))))
+        except OSError:
+            self.emit(b"taken %s\n" % run_folder.encode(token))  # a full disk: nobody can tell; it is settled later
 
     def _look_at_others(self) -> None:
         """Count the slots that launches of other guards hold, as long as there are any."""
@@ -298,19 +319,24 @@ class Runner:
         try:
             return run_folder.take(folder, run_folder.header(token, self.table.decode()))
         except FileExistsError:
-            pass
+            self._tell_taken(token, folder)
+        return None
+
+    def _tell_taken(self, token: str, folder: bytes) -> None:
+        """Tell what became of a launch whose marker another has."""
+        name = run_folder.encode(token)
         found = run_folder.read(folder)
         if found is None or found.token != token:  # somebody died at the very first line, or is there
-            self.emit(b"taken %s\n" % run_folder.encode(token))
+            self.emit(b"taken %s\n" % name)
         elif found.sealed and found.end is not None:
             self.emit(_void(token, found.end))
         elif found.end is not None:
             self.emit(watch.end_event(token, found.end))
         elif found.pid is not None:
-            self.emit(b"start %s %d\n" % (run_folder.encode(token), found.pid))
+            self.emit(b"start %s %d\n" % (name, found.pid))
+            self.emit(b"unwatched %s\n" % name)
         else:
-            self.emit(b"taken %s\n" % run_folder.encode(token))
-        return None
+            self.emit(b"taken %s\n" % name)
 
     def _spawn(self, token: str, folder: bytes, cpus: int, launch: "Launch") -> int:
         """Write the launch's files and start it; return the pid."""
@@ -318,7 +344,7 @@ class Runner:
         encode = run_folder.encode
         for name, text in (files or {}).items():
             _write_file(folder, name, text)
-        workdir = folder if workdir is None else encode(workdir)
+        workdir = folder if workdir is None else _place(folder, workdir)
         _, job, run = launch_token.split(token)
         env = dict(self.base)
         env[b"JOBMILL_JOB_ID"] = encode(job)
@@ -352,7 +378,7 @@ def _void(token: str, record: str) -> bytes:
 
 def _redirect(folder: bytes, stdin: "str | None", stdout: "str | None", stderr: "str | None") -> "list[spawn.Open]":
     """Return the opens of a launch with streams elsewhere; links in the run folder show where they went."""
-    given = run_folder.encode(stdin) if stdin else b"/dev/null"
+    given = _place(folder, stdin) if stdin else b"/dev/null"
     opens: "list[spawn.Open]" = [(0, given, spawn.READ)]
     if stdin:
         spawn.refuse_pipe(given, "stdin")
@@ -362,13 +388,19 @@ def _redirect(folder: bytes, stdin: "str | None", stdout: "str | None", stderr: 
         if not place:
             opens.append((fd, folder + b"/" + name, spawn.APPEND))
             continue
-        path = run_folder.encode(place)
+        path = _place(folder, place)
         spawn.refuse_pipe(path, name.decode())
         if path != folder + b"/" + name:
             os.symlink(path, folder + b"/" + name)
-        same = fd == 2 and stdout and path == run_folder.encode(stdout)
+        same = fd == 2 and stdout and path == _place(folder, stdout)
         opens.append((fd, None if same else path, spawn.APPEND))
     return opens
+
+
+def _place(folder: bytes, path: str) -> bytes:
+    """Return a path of a launch as this host knows it."""
+    place = run_folder.encode(path)
+    return os.path.join(folder, os.path.expanduser(place) if place.startswith(b"~") else place)
 
 
 def _write_file(folder: bytes, name: str, text: str) -> None:

@@ -15,7 +15,7 @@ TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` 
 if TYPE_CHECKING:
     from typing import Any
 
-    Look = dict[str, Any]  # the fields of an Observation
+    Look = dict[str, Any]  # the fields of an Observation; and `sealed`: this launch never starts here
 
 TOKEN = re.compile(r"[^\s:/]{1,40}:[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[0-9]{1,6}")
 KILLED_UNSTARTED = "it was killed before it started"
@@ -49,7 +49,7 @@ class SpoolLaunches:
         if run is None:
             return {"state": "absent", "reason": "rebooted since" if rebooted else "no marker"}
         if run.end is not None:
-            return {"state": "ended", "host": run.host}
+            return {"state": "ended", "host": run.host, "sealed": run.sealed}
         guarded = self._guarded(run)
         if run.boot != run_folder.BOOT:
             return {"state": "absent", "reason": "rebooted since", "host": run.host}

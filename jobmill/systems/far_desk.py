@@ -1,0 +1,100 @@
+"""The desk: answers at a far host what its run folders, locks and processes say, a JSON line for a JSON line.
+
+Standard library only, Python 3.6 and later. A request is ``{"n": 1, "verb": "observe", "launches": [[token, age]]}``;
+the answer ``{"n": 1, "answer": …}`` or ``{"n": 1, "error": "words"}``. ``age``: seconds for which the launch may have been
+under way; a host that is up for less may have been started anew since.
+"""
+
+import base64
+import json
+import os
+import signal
+import sys
+import time
+
+from jobmill.systems import process_tree
+from jobmill.systems.spool_launches import SpoolLaunches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    Launches = list[tuple[str, float]]
+
+MARGIN = 60.0  # seconds by which clocks may have drifted, and a boot takes
+
+
+class Desk:
+    """What can be asked; every public method is a verb, its keyword arguments are the request's other keys."""
+
+    def __init__(self, spool: bytes, system: str) -> None:
+        self._spool = spool  # bytes, absolute
+        self._launches = SpoolLaunches(spool, system)
+
+    def observe(self, launches: "Launches") -> "list[dict[str, Any]]":
+        """Return the fields of an Observation for each launch."""
+        return [self._launches.observe(token, _rebooted(age)) for token, age in launches]
+
+    def exits(self, launches: "Launches") -> "list[str | None]":
+        """Return the exit record of each launch as JSON, None where there is none."""
+        return [self._launches.exit_record(token) for token, _ in launches]
+
+    def settle(self, launches: "Launches") -> "list[str]":
+        """Return for each: adopt, not_started (and now it never starts), unknown, lost."""
+        return [self._launches.settle(token, _rebooted(age)) for token, age in launches]
+
+    def kill(self, launches: "Launches", force: bool) -> "list[bool]":
+        """Signal all of each launch, whether it has started or not; True: nothing of it is left and none will start."""
+        patience = (1.0 if force else 0.05) if len(launches) == 1 else 0.0  # seconds; many share one pause
+        gone = [self._launches.kill(token, _rebooted(age), force, patience) for token, age in launches]
+        if len(launches) > 1 and not all(gone):
+            time.sleep(0.05)
+            for i, (token, age) in enumerate(launches):
+                gone[i] = gone[i] or self._launches.kill(token, _rebooted(age), force, 0.0)
+        return gone
+
+    def read(self, token: str, stream: str, offset: int, limit: int) -> str:
+        """Return a part of a file of the run folder in base64."""
+        return base64.b64encode(self._launches.read(token, stream, offset, limit)).decode("ascii")
+
+    def facts(self) -> "dict[str, Any]":
+        """Return what `check` shows: free MiB on the spool's disk, cores, load, seconds since boot."""
+        disk = os.statvfs(self._spool)
+        return {
+            "free": disk.f_bavail * disk.f_frsize >> 20,
+            "cores": len(os.sched_getaffinity(0)),
+            "load": os.getloadavg()[0],
+            "up": _up(),
+            "writable": os.access(self._spool, os.W_OK),
+        }
+
+
+def _up() -> float:
+    """Return the seconds since boot."""
+    return time.clock_gettime(process_tree.CLOCK_BOOTTIME)
+
+
+def _rebooted(age: float) -> bool:
+    return _up() < age + MARGIN
+
+
+def main() -> None:
+    """Run as ``far_desk <spool> <system>`` until the input ends."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    desk = Desk(os.fsencode(sys.argv[2]), sys.argv[3])
+    verbs = {name: getattr(desk, name) for name in dir(desk) if not name.startswith("_")}
+    with os.fdopen(0, "rb") as requests:
+        for line in requests:
+            answer: "dict[str, Any]" = {"n": None}
+            try:
+                values = json.loads(line.decode("utf-8"))
+                answer["n"], verb = values.pop("n"), values.pop("verb")
+                answer["answer"] = verbs[verb](**values)
+            except Exception as error:  # a request that is wrong must not take the others' answers along
+                answer["error"] = "%s: %s" % (type(error).__name__, error)
+            data = json.dumps(answer).encode("ascii") + b"\n"
+            try:
+                while data:
+                    data = data[os.write(1, data) :]
+            except OSError:
+                return

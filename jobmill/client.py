@@ -80,7 +80,7 @@ class Client:
         if spec.user is None:
             known["user"] = getpass.getuser()
         if spec.workdir is None:
-            known["workdir"] = str(Path.cwd())
+            known["workdir"] = known["submit_dir"] = str(Path.cwd())
         elif not spec.workdir.startswith(("/", "~")):
             known["workdir"] = os.path.normpath((folder or Path.cwd()).absolute() / spec.workdir)
         return spec.model_copy(update=known) if known else spec

@@ -59,7 +59,7 @@ class Job:
         """Return what the system needs to launch this run; everything in it is absolute. No disk, no network."""
         spec = self.spec
         resources = spec.resources
-        workdir = None if spec.workdir is None else self.absolute(spec.workdir, self.folder)
+        workdir = self.workdir()
         base = workdir or self.folder
         return Submission(
             token=self.token,
@@ -82,6 +82,10 @@ class Job:
             account=spec.account,
             user=spec.user,
         )
+
+    def workdir(self) -> str | None:
+        """Return where it runs, as its host knows it; None: in its run folder."""
+        return None if self.spec.workdir is None else self.absolute(self.spec.workdir, self.folder)
 
     def argv(self) -> tuple[str, ...]:
         """Return the words to execute: steps by the stepper, text by a shell, a list as it is."""

@@ -67,6 +67,7 @@ class JobSpec(Part):
     ] | None = Field(default=None, alias="ClassType")  # fmt: skip
     system: SystemName | None = None  # a system's name in the configuration
     workdir: FilePath | None = None
+    submit_dir: FilePath | None = None  # where `submit` was typed, when that is all that there is to `workdir`
     env: Env = Field(default_factory=dict)
     inherit_env: Inherit = ()  # names of variables, or True for all
     stdin: FilePath | None = None

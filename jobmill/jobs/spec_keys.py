@@ -45,6 +45,7 @@ _IN_RESOURCES = {word: key for word, key in OTHER_WORDS.items() if key in RESOUR
 # our own words that no other word stands for, and that need no second look
 _PLAIN = frozenset(("id", "name", "command", "system", "env", "inherit_env", "stdin", "stdout", "stderr", "account"))
 _PLAIN |= {"user", "project", "tags", "priority", "outputs", "retry", "depends_on", "after", "params", "hold"}
+_PLAIN |= {"submit_dir"}
 
 
 class Arranged:

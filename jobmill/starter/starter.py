@@ -45,6 +45,8 @@ logger = logging.getLogger("jobmill")
 
 SETTLE = 0.03  # seconds that a start waits for its end before it is committed: a short job needs no commit
 STEPS = 0.5  # seconds until the first poll of a job in steps
+# a full disk, or hosts that are all out of reach, must not fail job after job
+NOT_NOW = ('"reason":"no_spool"', '"reason":"unreachable"')
 PARTING = 0.5  # seconds that a stop waits for launches to come back out of line
 
 
@@ -237,7 +239,7 @@ class Starter(Work):
                 else:
                     if '"reason":"withdrawn"' in notice.exit:
                         self._back.append(flight)
-                    elif '"reason":"no_spool"' in notice.exit:  # a full disk must not fail job after job
+                    elif any(word in notice.exit for word in NOT_NOW):
                         self._put_off(flight, str(json.loads(notice.exit).get("message", "")))
                     elif '"reason":"taken"' not in notice.exit:  # else its lease runs out, and it is settled
                         self._push(flight.end(notice.exit))

@@ -15,20 +15,28 @@ from jobmill.systems.far_guard import Open
 from jobmill.systems.greeting import Greeting, command
 
 PART = 1 << 16  # bytes
+DEADLINE = 4.0  # seconds for a question; a worker must get back to its heartbeat
+GIVEN_UP = 60.0  # seconds without a byte after which another channel is opened
 
 
 class Desk:
-    """Asks one far host. Not shared between threads."""
+    """Asks one far host. Not shared between threads.
+
+    A deadline that is over leaves the channel as it is: a slow host goes on to greet us, or to answer, meanwhile.
+    """
 
     def __init__(self, name: str, open_: Open, *, python: str, greeting: Callable[[], Greeting]) -> None:
         self.facts: dict[str, Any] = {}  # what the host said of itself at the last opening
-        self._name, self._open, self._greeting = name, open_, greeting
-        self._command = command(python)
+        self._name, self._open, self._make_greeting = name, open_, greeting
+        self._python = python
         self._link: socket.socket | None = None
+        self._greeting: Greeting | None = None  # until the desk there is ready
         self._read = bytearray()
+        self._heard = 0.0  # time.monotonic() of the last byte
         self._number = 0
+        self._strict = False  # errors of files are the caller's business
 
-    def ask(self, verb: str, *, deadline: float = 20.0, **values: Any) -> Any:
+    def ask(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> Any:
         """Return the answer to one question; raise SystemUnavailable after ``deadline`` seconds or when the link ends.
 
         A question may have had its effect all the same: every verb may be repeated.
@@ -36,28 +44,29 @@ class Desk:
         self.send(verb, deadline=deadline, **values)
         return self.answer(deadline=deadline)
 
-    def send(self, verb: str, *, deadline: float = 20.0, **values: Any) -> None:
+    def send(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> None:
         """Put a question; `answer` reads what comes. So many hosts are asked beside one another."""
         until = time.monotonic() + deadline
         self._number += 1
         line = json.dumps({"n": self._number, "verb": verb, **values}).encode("ascii") + b"\n"
+        if self._link is not None and time.monotonic() - self._heard > GIVEN_UP and not self._alive():
+            self.close()
         fresh = self._link is None
         try:
-            if self._link is None:
-                self._begin(until)
+            self._greet(until)
             self._write(line, until)
-        except (OSError, SystemUnavailable) as error:
+        except ConnectionError as error:
             self.close()
             if fresh:
-                raise self._unavailable(error) from error
+                raise self._unavailable(error) from None
             try:  # the link of an earlier question has ended meanwhile
-                self._begin(until)
+                self._greet(until)
                 self._write(line, until)
-            except (OSError, SystemUnavailable) as again:
+            except ConnectionError as again:
                 self.close()
-                raise self._unavailable(again) from again
+                raise self._unavailable(again) from None
 
-    def answer(self, *, deadline: float = 20.0) -> Any:
+    def answer(self, *, deadline: float = DEADLINE) -> Any:
         """Return the answer to the last question; raise SystemUnavailable."""
         until = time.monotonic() + deadline
         try:
@@ -69,48 +78,83 @@ class Desk:
                 found = json.loads(line)
                 if found["n"] == self._number:
                     break
-        except (OSError, ValueError, KeyError, SystemUnavailable) as error:
+        except (ConnectionError, ValueError, KeyError, TypeError) as error:
             self.close()
-            raise self._unavailable(error) from error
+            raise self._unavailable(error) from None
+        if found.get("errno") and self._strict:
+            raise OSError(found["errno"], found["error"])
         if "error" in found:
             raise SystemUnavailable(f"{self._name}: its desk could not answer: {found['error']}")
         return found["answer"]
 
-    def read(self, token: str, stream: str, offset: int, limit: int) -> bytes:
+    def file(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> Any:
+        """Ask something about a file; raise OSError with the host's own number as well."""
+        self._strict = True
+        try:
+            return self.ask(verb, deadline=deadline, **values)
+        finally:
+            self._strict = False
+
+    def read(self, token: str, stream: str, offset: int, limit: int, *, deadline: float = DEADLINE) -> bytes:
         """Return a part of a file of a run folder."""
-        return base64.b64decode(self.ask("read", token=token, stream=stream, offset=offset, limit=limit))
+        found = self.ask("read", deadline=deadline, token=token, stream=stream, offset=offset, limit=limit)
+        return base64.b64decode(found)
 
     def close(self) -> None:
         """Hang up."""
         if self._link is not None:
             with contextlib.suppress(OSError):
                 self._link.close()
-            self._link = None
+        self._link = self._greeting = None
         self._read.clear()
 
-    def _begin(self, until: float) -> None:
-        """Open a channel and wait until the desk there is ready."""
-        self._read.clear()
-        self._link = self._open(self._command)
-        greeting = self._greeting()
-        self._write(greeting.opening, until)
-        while greeting.facts is None:
+    def _alive(self) -> bool:
+        """Tell whether the quiet link is only that: nothing was asked of it for long."""
+        assert self._link is not None
+        self._link.setblocking(False)
+        try:
+            return self._greeting is None and bool(self._link.recv(1, socket.MSG_PEEK))
+        except BlockingIOError:
+            return self._greeting is None
+        except OSError:
+            return False
+
+    def _greet(self, until: float) -> None:
+        """Open a channel where there is none, and wait until the desk there is ready."""
+        if self._link is None:
+            self._read.clear()
+            try:
+                self._link = self._open(command(self._python))
+            except OSError as error:
+                raise ConnectionError(str(error)) from error
+            self._heard = time.monotonic()
+            self._greeting = self._make_greeting()
+            with contextlib.suppress(ConnectionError):  # what was said before the end says why
+                self._write(self._greeting.opening, until)
+        while (greeting := self._greeting) is not None:
             try:
                 data = self._receive(until)
             except ConnectionError:
-                raise SystemUnavailable(greeting.ended(self._command)) from None
+                raise ConnectionError(greeting.ended(self._python)) from None
             answer, rest = greeting.feed(data)
             if greeting.error:
-                raise SystemUnavailable(greeting.error)
+                raise ConnectionError(greeting.error)
             if answer:
                 self._write(answer, until)
             self._read += rest
-        self.facts = dict(greeting.facts)
+            if greeting.facts is not None:
+                self.facts, self._greeting = dict(greeting.facts), None
 
     def _write(self, data: bytes, until: float) -> None:
         assert self._link is not None
         self._link.settimeout(max(0.01, until - time.monotonic()))
-        self._link.sendall(data)
+        try:
+            self._link.sendall(data)
+        except TimeoutError:  # nobody knows how much of it went
+            self.close()
+            raise self._unavailable(TimeoutError("it takes no more questions")) from None
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
 
     def _receive(self, until: float) -> bytes:
         if self._link is None:
@@ -119,9 +163,13 @@ class Desk:
         try:
             data = self._link.recv(PART)
         except TimeoutError:
-            raise SystemUnavailable("no answer within the deadline") from None
+            words = "no answer yet" if self._greeting is None else "the connection is being made"
+            raise self._unavailable(TimeoutError(words)) from None
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
         if not data:
             raise ConnectionError("the connection was lost")
+        self._heard = time.monotonic()
         return data
 
     def _unavailable(self, error: Exception) -> SystemUnavailable:
@@ -129,16 +177,19 @@ class Desk:
         return SystemUnavailable(words if words.startswith(f"{self._name}: ") else f"{self._name}: {words}")
 
 
-def ask_all(desks: Sequence[Desk], verb: str, *, deadline: float = 20.0, **values: Any) -> list[Any]:
-    """Put one question to many hosts beside one another; return the answers, a SystemUnavailable where one has none."""
-    until, answers = time.monotonic() + deadline, list[Any]()
-    for desk in desks:
+def ask_all(
+    questions: Sequence[tuple[Desk, dict[str, Any]]], verb: str, *, deadline: float = DEADLINE
+) -> list[Any | SystemUnavailable]:
+    """Ask many hosts beside one another; return the answers, the SystemUnavailable of each that has none."""
+    until = time.monotonic() + deadline
+    answers: list[Any | SystemUnavailable] = []
+    for desk, values in questions:
         try:
             desk.send(verb, deadline=max(0.01, until - time.monotonic()), **values)
             answers.append(None)
         except SystemUnavailable as error:
             answers.append(error)
-    for i, desk in enumerate(desks):
+    for i, (desk, _) in enumerate(questions):
         if answers[i] is None:
             try:
                 answers[i] = desk.answer(deadline=max(0.01, until - time.monotonic()))

@@ -12,11 +12,11 @@ import os
 import sys
 
 
-def main(nonce: str, folder: str, digest: str, size: int, program: str, words: "list[str]") -> None:
+def main(nonce: str, folder: str, digest: str, size: int, program: str, spool: str, words: "list[str]") -> None:
     """Install the payload below ``folder`` where it is not there yet, and become ``program`` with its arguments.
 
     ``folder``: absolute, or relative to the home folder. ``digest``: SHA-256 of the payload, ``size``: its bytes.
-    ``program``: guard or far_desk; the spool is put before its ``words``.
+    ``program``: guard or far_desk; ``spool``: of which pipeline, a plain name. Its path is put before the ``words``.
     """
     import json
 
@@ -36,7 +36,7 @@ def main(nonce: str, folder: str, digest: str, size: int, program: str, words: "
     try:
         home = os.path.expanduser("~")
         folder = os.path.join(home, os.path.expanduser(folder))
-        spool, library = os.path.join(folder, "spool"), os.path.join(folder, "lib", digest)
+        spool, library = os.path.join(folder, "spool", spool), os.path.join(folder, "lib", digest)
         for name in (os.path.join(spool, "jobs"), os.path.join(spool, "guards"), os.path.join(folder, "lib")):
             os.makedirs(name, 0o700, exist_ok=True)
         if not os.path.isdir(library):

@@ -1,8 +1,8 @@
 """The desk: answers at a far host what its run folders, locks and processes say, a JSON line for a JSON line.
 
 Standard library only, Python 3.6 and later. A request is ``{"n": 1, "verb": "observe", "launches": [[token, age]]}``;
-the answer ``{"n": 1, "answer": …}`` or ``{"n": 1, "error": "words"}``. ``age``: seconds for which the launch may have been
-under way; a host that is up for less may have been started anew since.
+the answer ``{"n": 1, "answer": …}`` or ``{"n": 1, "error": "words"}``, with an ``errno`` where there is one. ``age``:
+seconds for which the launch may have been under way; a host that is up for less may have been started anew since.
 """
 
 import base64
@@ -12,7 +12,7 @@ import signal
 import sys
 import time
 
-from jobmill.systems import process_tree
+from jobmill.systems import far_files, process_tree, run_folder
 from jobmill.systems.spool_launches import SpoolLaunches
 
 TYPE_CHECKING = False
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     Launches = list[tuple[str, float]]
 
+FILES = ("entry", "entries", "digest", "make_folder", "target", "link", "rename", "finish", "remove", "room")
 MARGIN = 60.0  # seconds by which clocks may have drifted, and a boot takes
 
 
@@ -57,6 +58,32 @@ class Desk:
         """Return a part of a file of the run folder in base64."""
         return base64.b64encode(self._launches.read(token, stream, offset, limit)).decode("ascii")
 
+    def left(self, token: str, names: "list[str]", most: int) -> "dict[str, Any]":
+        """Return what a launch left: its run folder, its working directory, and those small files of that folder.
+
+        None of it where the run folder is another launch's. ``most``: bytes of a file that comes with the answer.
+        """
+        folder = self._launches.folder(token)
+        run = run_folder.read(folder)
+        if run is None or run.token != token:
+            return {}
+        workdir = folder
+        try:
+            with open(os.path.join(folder, b"workdir"), "rb") as file:
+                workdir = os.path.join(folder, os.path.expanduser(file.read().rstrip(b"\n")))
+        except OSError:
+            pass  # it ran in its run folder
+        return {
+            "folder": _text(folder),
+            "workdir": _text(workdir),
+            "files": far_files.small(folder, names, most),
+        }
+
+    def stage(self, token: str) -> str:
+        """Return the folder in which inputs wait for a launch."""
+        self._launches.folder(token)  # that it is a token
+        return _text(os.path.join(self._spool, b"stage", run_folder.encode(token)))
+
     def facts(self) -> "dict[str, Any]":
         """Return what `check` shows: free MiB on the spool's disk, cores, load, seconds since boot."""
         disk = os.statvfs(self._spool)
@@ -67,6 +94,10 @@ class Desk:
             "up": _up(),
             "writable": os.access(self._spool, os.W_OK),
         }
+
+
+def _text(path: bytes) -> str:
+    return path.decode("utf-8", "surrogateescape")
 
 
 def _up() -> float:
@@ -83,6 +114,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     desk = Desk(os.fsencode(sys.argv[2]), sys.argv[3])
     verbs = {name: getattr(desk, name) for name in dir(desk) if not name.startswith("_")}
+    verbs.update((name, getattr(far_files, name)) for name in FILES)
     with os.fdopen(0, "rb") as requests:
         for line in requests:
             answer: "dict[str, Any]" = {"n": None}
@@ -90,6 +122,9 @@ def main() -> None:
                 values = json.loads(line.decode("utf-8"))
                 answer["n"], verb = values.pop("n"), values.pop("verb")
                 answer["answer"] = verbs[verb](**values)
+            except OSError as error:
+                answer["error"] = error.strerror or str(error)
+                answer["errno"] = error.errno
             except Exception as error:  # a request that is wrong must not take the others' answers along
                 answer["error"] = "%s: %s" % (type(error).__name__, error)
             data = json.dumps(answer).encode("ascii") + b"\n"

@@ -29,9 +29,9 @@ class FarGuard(Guarded):
         self.permanent = False  # it will not come until somebody changes something
         self._make_env = env
         self._greeting: Greeting | None = greeting
-        self._command = command(python)
+        self._python = python
         self._ended = False
-        link = open_(self._command)
+        link = open_(command(python))
         link.setblocking(False)
         self._writing = link.dup()  # epoll wants a descriptor for each direction
         self._writing.setblocking(False)
@@ -57,7 +57,7 @@ class FarGuard(Guarded):
     def end(self) -> None:
         """Note that the channel has ended."""
         if self._greeting is not None and not self.why:
-            self.why = self._greeting.ended(self._command)
+            self.why = self._greeting.ended(self._python)
         elif not self.why:
             self.why = "the connection was lost"
         self._ended = self.failed = True

@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).resolve().parent.parent
 FAR_SIDE = (  # every module of `systems` that also runs on hosts with nothing but Python 3.6
     "child_wait",
     "far_desk",
+    "far_files",
     "guard",
     "launch_token",
     "process_tree",

@@ -12,6 +12,7 @@ from typing import Any
 from jobmill.systems.far_payload import payload
 
 BOOT = (Path(__file__).with_name("far_boot.py")).read_bytes()
+SAID = 300  # characters of it that are shown
 BANNER = 4096  # bytes of what a login printed that are kept: it says why where no Python answers
 # Good in any login shell (sh, csh, fish): one line in single quotes, without `!` and line breaks.
 COMMAND = """%s -I -S -c 'import os;exec(b"".join(iter(lambda:os.read(0,1)or os._exit(3),b"\\n")))'"""
@@ -25,11 +26,11 @@ def command(python: str) -> str:
 class Greeting:
     """One opened channel, until the program at its far end speaks, or says why it cannot."""
 
-    def __init__(self, folder: str, program: str, words: Sequence[str]) -> None:
-        """``folder``: ours at the far end, absolute or relative to the home folder there."""
+    def __init__(self, folder: str, program: str, spool: str, words: Sequence[str]) -> None:
+        """``folder``: ours at the far end, absolute or relative to the home there; ``spool``: which one in it."""
         digest, self._payload = payload()
         self._nonce = secrets.token_hex(8).encode()
-        arguments = (self._nonce.decode(), folder, digest, len(self._payload), program, list(words))
+        arguments = (self._nonce.decode(), folder, digest, len(self._payload), program, spool, list(words))
         source = base64.b64encode(BOOT + f"\nmain(*{arguments!a})\n".encode())
         self.opening = b'exec(__import__("base64").b64decode(b"%s"))\n' % source
         self.facts: Mapping[str, Any] | None = None  # once the program has begun
@@ -71,11 +72,12 @@ class Greeting:
             self._banner = (self._banner + line + b"\n")[-BANNER:]
         return b""
 
-    def ended(self, command: str) -> str:
-        """Return why the channel ended before the program began."""
+    def ended(self, python: str) -> str:
+        """Return why the channel ended before the program began, by what was said instead."""
         if self.error:
             return self.error
-        words = (self._banner + self._partial).decode(errors="replace").strip().rpartition("\n")[2].strip()
         if not self._linked:
             return "the connection was lost before it was made"
-        return f"no Python answered to {command!r}: {words or 'it ended without a word'}; set `python`"
+        lines = (self._banner + self._partial).decode(errors="replace").splitlines()
+        words = " | ".join(line.strip() for line in lines if line.strip())[-SAID:]
+        return f"{python} did not answer there: {words or 'it ended without a word'}; set `python` if that is why"

@@ -1,0 +1,125 @@
+"""Where launches are: on which of several hosts, by asking them. What one host knows is not changed by another's no."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jobmill.errors import SystemUnavailable
+from jobmill.systems import launch_token
+from jobmill.systems.desk import DEADLINE, ask_all
+from jobmill.systems.far_host import FarHost
+from jobmill.systems.system import Token
+
+NO_MARKER = ("no marker", "rebooted since")
+MOST = 100_000  # launches whose host is kept in mind
+
+Ages = Mapping[Token, float]  # seconds for which a launch may have been under way
+
+
+class Places:
+    """The launches on a number of hosts, which may come and go."""
+
+    def __init__(self, hosts: Mapping[str, FarHost]) -> None:
+        self._hosts = hosts
+        self._known: dict[Token, str] = {}  # launches that were seen on a host, and not as sealed there
+
+    def of(self, token: Token) -> FarHost | None:
+        """Return the host on which a launch was seen."""
+        return self._hosts.get(self._known.get(token, ""))
+
+    def forget(self, tokens: Sequence[Token]) -> None:
+        """Keep no longer in mind where these are."""
+        for token in tokens:
+            self._known.pop(token, None)
+
+    def look(self, asked: Ages, *, deadline: float = DEADLINE) -> dict[Token, dict[str, Any]]:
+        """Return the fields of an Observation for each launch.
+
+        Absent means that every host has answered and none has it, sealed that all have its marker and none starts it.
+        Raises SystemUnavailable when no host that was asked answers.
+        """
+        looks: dict[Token, dict[str, Any]] = {}
+        silent: list[tuple[FarHost, list[Token], str]] = []
+        for host, tokens, answer in self._ask("observe", asked, deadline):
+            if isinstance(answer, SystemUnavailable):
+                silent.append((host, tokens, str(answer)))
+                continue
+            for token, look in zip(tokens, answer, strict=True):
+                known = looks.get(token)
+                if look["state"] == "absent" and look.get("reason") in NO_MARKER:
+                    if known is None or known.get("sealed"):
+                        looks[token] = look
+                elif look.get("sealed"):
+                    looks.setdefault(token, look)
+                else:
+                    self._note(token, host.name)
+                    looks[token] = look
+        if silent and not looks:
+            raise SystemUnavailable("; ".join(why for _, _, why in silent))
+        for host, tokens, why in silent:
+            for token in tokens:
+                if self._known.get(token) in (None, host.name):
+                    looks[token] = {"state": "unknown", "reason": why}
+        return looks
+
+    def exits(self, asked: Ages) -> dict[Token, str]:
+        """Return the exit records of launches that have ended, as `look` told."""
+        found: dict[Token, str] = {}
+        for host, tokens, answer in self._ask("exits", asked, DEADLINE):
+            if not isinstance(answer, SystemUnavailable):
+                for token, text in zip(tokens, answer, strict=True):
+                    if text is not None and (token not in found or self._known.get(token) == host.name):
+                        found[token] = text
+        return found
+
+    def settle(self, asked: Ages) -> dict[Token, str]:
+        """Settle launches: on the host that has it, else on all of them, and only when all of them answer."""
+        words: dict[Token, str] = {}
+        looks = self.look(asked)
+        sure = {token: age for token, age in asked.items() if looks.get(token, {}).get("state", "unknown") != "unknown"}
+        for _, tokens, answer in self._ask("settle", sure, DEADLINE):
+            if isinstance(answer, SystemUnavailable):
+                words.update(dict.fromkeys(tokens, "unknown"))
+                continue
+            for token, word in zip(tokens, answer, strict=True):
+                words[token] = min(words.get(token, word), word, key=_RANK.index)
+        return words
+
+    def kill(self, asked: Ages, force: bool) -> dict[Token, bool]:
+        """Kill launches: where they are, else keep them from starting everywhere; True: proved."""
+        looks = self.look(asked)
+        gone = {token: looks.get(token, {}).get("state", "unknown") != "unknown" for token in asked}
+        for _, tokens, answer in self._ask("kill", asked, 2 * DEADLINE, force=force):
+            for i, token in enumerate(tokens):
+                gone[token] = gone[token] and not isinstance(answer, SystemUnavailable) and bool(answer[i])
+        return gone
+
+    def _ask(
+        self, verb: str, asked: Ages, deadline: float, **values: Any
+    ) -> list[tuple[FarHost, list[Token], Any | SystemUnavailable]]:
+        """Ask each host of its launches, and every host of those that are not known to be on one."""
+        questions: list[tuple[FarHost, str, list[Token]]] = []
+        records: dict[str, list[Token]] = {}
+        for token in asked:
+            record = launch_token.record_and_arrival(launch_token.life_of(token))[0]
+            records.setdefault(record, []).append(token)
+        for record, tokens in records.items():
+            for host in self._hosts.values():
+                mine = [token for token in tokens if (self.of(token) or host) is host]
+                if mine:
+                    questions.append((host, record, mine))
+        put = [
+            (host.desk(record), {"launches": [(token, asked[token]) for token in mine], **values})
+            for host, record, mine in questions
+        ]
+        answers = ask_all(put, verb, deadline=deadline)
+        return [(host, mine, answer) for (host, _, mine), answer in zip(questions, answers, strict=True)]
+
+    def _note(self, token: Token, host: str) -> None:
+        self._known[token] = host
+        while len(self._known) > MOST:
+            del self._known[next(iter(self._known))]
+
+
+_RANK = ("adopt", "unknown", "lost", "not_started")  # which of several hosts' answers holds

@@ -72,15 +72,19 @@ class Client:
     def complete(self, spec: JobSpec, folder: Path | None = None) -> JobSpec:
         """Fill in what a client knows: an id (so that a push can be repeated), the user, the folder.
 
-        A relative ``workdir`` is relative to ``folder``, where the job file is; without one it is the current folder.
+        A relative ``workdir`` is relative to ``folder``, where the job file is; without one it is the current folder,
+        but for a job with ``inputs``: they come to its run folder. What they come from is relative to the current one.
         """
         known: dict[str, Any] = {}
         if spec.id is None:
             known["id"] = new_id()
         if spec.user is None:
             known["user"] = getpass.getuser()
+        if spec.inputs:
+            known["inputs"] = tuple(one.model_copy(update={"source": _here(one.source)}) for one in spec.inputs)
         if spec.workdir is None:
-            known["workdir"] = known["submit_dir"] = str(Path.cwd())
+            if not spec.inputs:
+                known["workdir"] = known["submit_dir"] = str(Path.cwd())
         elif not spec.workdir.startswith(("/", "~")):
             known["workdir"] = os.path.normpath((folder or Path.cwd()).absolute() / spec.workdir)
         return spec.model_copy(update=known) if known else spec
@@ -238,6 +242,10 @@ class Client:
     def close(self) -> None:
         """Drop the connections."""
         self.record.close()
+
+
+def _here(path: str) -> str:
+    return os.path.normpath(Path.cwd() / os.path.expanduser(path))  # noqa: PTH111 - Path's raises for unknown users
 
 
 def _is_file(job: object) -> TypeGuard[str | Path]:

@@ -11,6 +11,7 @@ JobmillError
     ├── ServerUnavailable     no answer from the Redis server
     ├── ServerFull            the server is at maxmemory (noeviction)
     ├── SystemUnavailable     an execution system cannot be reached now
+    ├── StageStopped          files are not wanted any more: what brings them stops
     └── Evicted               this process was declared dead; it has to register anew
 """
 
@@ -73,6 +74,10 @@ class ServerFull(TransientError):
 
 class SystemUnavailable(TransientError):
     """An execution system cannot be reached now."""
+
+
+class StageStopped(TransientError):
+    """Whoever asked for files does not want them any more, or not now; raised by the progress of what brings them."""
 
 
 class Evicted(TransientError):

@@ -267,10 +267,7 @@ comand: y
         ("cmd: x", "(did you mean 'command'?)"),
         ("command: x\nthreads: 3", "(did you mean 'cpus'?)"),
         ("command: x\nzzzzzz: 3", "known here: id, name, command, ClassType"),
-        *(
-            (f"command: x\n{key}: x", "is not supported in this version")
-            for key in ("modules", "inputs", "container", "array")
-        ),
+        *((f"command: x\n{key}: x", "is not supported in this version") for key in ("modules", "container", "array")),
         *((f"command: x\n{key}: x", "is not supported in this version") for key in ("notify", "stages", "jobs")),
     ],
 )

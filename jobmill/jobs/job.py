@@ -18,7 +18,16 @@ from typing import Any, ClassVar
 from jobmill.errors import PermanentError, SystemRefused, SystemUnavailable
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.spec_fields import RESERVED_ENV
-from jobmill.systems.system import ExecutionSystem, ExitInfo, Handle, Submission, SubmitError, SubmitFailure, Token
+from jobmill.systems.system import (
+    ExecutionSystem,
+    ExitInfo,
+    Handle,
+    Submission,
+    SubmitError,
+    SubmitFailure,
+    Token,
+    Transfer,
+)
 
 STEPPER = str(Path(__file__).with_name("stepper.py"))
 RETURN_FILE = "return.json"  # in the run folder; the job finds its path in $JOBMILL_RETURN_FILE
@@ -81,6 +90,7 @@ class Job:
             queue=spec.queue,
             account=spec.account,
             user=spec.user,
+            inputs=self.inputs() if spec.inputs else (),
         )
 
     def workdir(self) -> str | None:
@@ -123,6 +133,19 @@ class Job:
             return {}
         job = json.loads(self.spec.canonical())  # people read it, too: only what was asked for. JSON is YAML
         return {"job.yaml": json.dumps(job, indent=1, ensure_ascii=False) + "\n"}
+
+    def inputs(self) -> tuple[Transfer, ...]:
+        """Return what is to be staged in; raise PermanentError for a path that is relative to nobody's folder."""
+        found = []
+        for one in self.spec.inputs:
+            source = os.path.expanduser(one.source)  # noqa: PTH111 - Path's raises for unknown users
+            if not source.startswith("/"):
+                raise PermanentError(
+                    f"job {self.job_id}: input {one.source!r} is relative, and a job that was pushed has no folder "
+                    "that it could be relative to; write an absolute path, or send it by jobmill submit"
+                )
+            found.append(Transfer(source=os.path.normpath(source), target=one.target))
+        return tuple(found)
 
     def absolute(self, path: str, base: str) -> str:
         """Return a path of the spec as the job's host knows it; a relative one is relative to ``base``."""

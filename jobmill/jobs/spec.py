@@ -11,6 +11,7 @@ from jobmill.errors import SpecError
 from jobmill.jobs.document import Document
 from jobmill.jobs.identifier import ID_PATTERN, new_id
 from jobmill.jobs.spec_fields import (
+    OWN_FILES,
     Check,
     Command,
     Env,
@@ -32,12 +33,13 @@ from jobmill.jobs.spec_fields import (
     shown,
 )
 from jobmill.jobs.spec_keys import Arranged, apply_settings
-from jobmill.jobs.spec_parts import RETRY_REASONS, Output, Resources, Retry, Step
+from jobmill.jobs.spec_parts import RETRY_REASONS, Input, Output, Resources, Retry, Step
 from jobmill.jobs.spec_problems import Problem, message, problems_of
 
 __all__ = [
     "ID_PATTERN",
     "RETRY_REASONS",
+    "Input",
     "JobSpec",
     "Output",
     "Resources",
@@ -81,6 +83,7 @@ class JobSpec(Part):
     project: Word | None = None
     tags: Words = ()
     priority: Annotated[int, Field(strict=True, ge=-1000, le=1000)] = 0  # higher goes first among one user's own
+    inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()
     steps: tuple[Step, ...] = ()
     retry: Retry = _ONCE
@@ -90,10 +93,10 @@ class JobSpec(Part):
     hold: Flag = False
     start_after: Moment | None = None  # Unix time, seconds
 
-    @field_validator("outputs", mode="before")
+    @field_validator("inputs", "outputs", mode="before")
     @classmethod
     def _several(cls, value: Any) -> Any:
-        """Let a single output stand without brackets."""
+        """Let a single input or output stand without brackets."""
         return (value,) if isinstance(value, (str, Mapping)) else value
 
     @classmethod
@@ -155,6 +158,7 @@ _KEYS = {
     "": tuple(field.alias or name for name, field in JobSpec.model_fields.items()),
     "resources": tuple(Resources.model_fields),
     "retry": tuple(Retry.model_fields),
+    "inputs": ("from", "to"),
     "outputs": tuple(Output.model_fields),
     "steps": tuple(Step.model_fields),
 }
@@ -183,11 +187,36 @@ def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
         problems.append(((), "says nothing to run; give command: or steps:"))
     elif isinstance(steps, (list, tuple)):
         problems += _step_names(steps)
+    if values.get("inputs"):
+        problems += _targets(values)
     others = values.get("depends_on")
     if values.get("id") is not None and values["id"] in (others if isinstance(others, (list, tuple)) else (others,)):
         problems.append((("depends_on",), "names the job itself; name other jobs"))
     if "after" in values and "depends_on" not in values:
         problems.append((("after",), "says how depends_on counts; give depends_on: as well"))
+    return problems
+
+
+def _targets(values: Mapping[str, Any]) -> list[Problem]:
+    """Find inputs that come to one place, or to one that the run folder needs itself."""
+    given = values["inputs"]
+    problems: list[Problem] = []
+    taken: dict[str, None] = {}
+    folders: dict[str, None] = {}  # that others come into
+    for number, item in enumerate(given if isinstance(given, (list, tuple)) else (given,)):
+        try:
+            target = (item if isinstance(item, Input) else Input.model_validate(item)).target
+        except ValidationError:
+            continue  # told by the field itself
+        place: tuple[str | int, ...] = ("inputs", number) if isinstance(given, (list, tuple)) else ("inputs",)
+        above = [target[:at] for at, sign in enumerate(target) if sign == "/"]
+        if target in taken or target in folders or not taken.keys().isdisjoint(above):
+            problems.append((place, f"comes to {shown(target)}, where another input comes as well; say to:"))
+        name = target.partition("/")[0]
+        if "workdir" not in values and (name in OWN_FILES or name.startswith("run.")):
+            problems.append((place, f"comes to {shown(target)}, which the run itself writes; say to: or workdir:"))
+        taken[target] = None
+        folders.update(dict.fromkeys(above))
     return problems
 
 

@@ -24,6 +24,7 @@ RESERVED_ENV = frozenset(
     f"JOBMILL_{name}" for name in ["JOB_ID", "RUN", "ARRAY_INDEX", "CPUS", "WORKDIR", "ERROR_FILE", "RETURN_FILE"]
 )
 RUN_FOLDER_FILES = frozenset({"run", "stdout", "stderr", "steps", "outputs", "job.yaml", "script"})
+OWN_FILES = RUN_FOLDER_FILES | {"error", "return.json", "outputs.json", "spawned", "staged"}  # no input comes there
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _is_env_name = _ENV_NAME.fullmatch
@@ -201,6 +202,14 @@ def _glob(value: object) -> str:
     return text
 
 
+def _target(value: object) -> str:
+    text = _path(value)
+    parts = PurePosixPath(text).parts
+    if text.startswith(("/", "~")) or ".." in parts or not parts:
+        raise ValueError(f"{shown(text)} must stay below the working directory: no leading '/' or '~', no '..'")
+    return "/".join(parts)
+
+
 def _env(value: object) -> dict[str, str]:
     """Turn the values into text: numbers as they print, booleans as ``true`` and ``false``; sorted by name."""
     if type(value) is not dict and not isinstance(value, Mapping):
@@ -321,6 +330,7 @@ File = Annotated[str, Check(check_file)]
 Files = Annotated[tuple[str, ...], Check(_list_of(check_file))]
 FilePath = Annotated[str, Check(_path)]
 Glob = Annotated[str, Check(_glob)]
+Target = Annotated[str, Check(_target)]
 Text = Annotated[str, Check(_filled)]
 Command = Annotated[str | tuple[str, ...], Check(_command)]
 Env = Annotated[dict[str, str], Check(_env)]

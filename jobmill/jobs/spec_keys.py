@@ -24,7 +24,7 @@ OTHER_WORDS = {  # what the field's other tools call it -> our key
     "time": "walltime",
     "time_limit": "walltime",
 }
-LATER = ("modules", "inputs", "container", "notify", "array", "stages", "jobs", "qos", "max_pending")  # not yet
+LATER = ("modules", "container", "notify", "array", "stages", "jobs", "qos", "max_pending")  # not yet
 MEANT = {  # what users try first, too far from our key to be found by its letters
     **dict.fromkeys(("cmd", "script", "run", "exec", "executable", "args", "arguments"), "command"),
     **dict.fromkeys(("environment", "variables"), "env"),
@@ -44,7 +44,7 @@ _PLACES: dict[str, Path] = {
 _IN_RESOURCES = {word: key for word, key in OTHER_WORDS.items() if key in RESOURCES}
 # our own words that no other word stands for, and that need no second look
 _PLAIN = frozenset(("id", "name", "command", "system", "env", "inherit_env", "stdin", "stdout", "stderr", "account"))
-_PLAIN |= {"user", "project", "tags", "priority", "outputs", "retry", "depends_on", "after", "params", "hold"}
+_PLAIN |= {"user", "project", "tags", "priority", "inputs", "outputs", "retry", "depends_on", "after", "params", "hold"}
 _PLAIN |= {"submit_dir"}
 
 

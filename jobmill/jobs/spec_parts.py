@@ -1,7 +1,8 @@
-"""The parts of a spec: what it needs, when it is tried again, its steps and its outputs."""
+"""The parts of a spec: what it needs, when it is tried again, its steps, its inputs and its outputs."""
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -14,6 +15,7 @@ from jobmill.jobs.spec_fields import (
     Count,
     Duration,
     File,
+    FilePath,
     Files,
     Flag,
     Glob,
@@ -21,8 +23,10 @@ from jobmill.jobs.spec_fields import (
     Part,
     PlainMapping,
     PositiveDuration,
+    Target,
     matching,
     one_of,
+    shown,
 )
 
 # the ends that may be tried again: what a scheduler or the exit record says, and the two plain ends of a program
@@ -82,6 +86,32 @@ class Retry(Part):
         """Return the seconds between the end of run number ``run`` (from 1) and the next start, at most a day."""
         # capped before the power, which would overflow
         return min(self.delay * self.backoff ** min(run - 1, 100), MAX_DELAY)
+
+
+class Input(Part):
+    """A file or folder to be brought to where the job runs."""
+
+    source: FilePath = Field(
+        alias="from"
+    )  # absolute once a client has sent it; else relative to the submitter's folder
+    to: Target | None = None  # below the working directory; None: under its own name
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """Let plain text mean the file."""
+        return {"from": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _named(self) -> Input:
+        if self.to is None and self.target in ("", ".", "..", "~"):
+            raise ValueError(f"{shown(self.source)} has no name of its own; say to:")
+        return self
+
+    @property
+    def target(self) -> str:
+        """Where it comes, relative to the working directory."""
+        return self.to or posixpath.basename(self.source.rstrip("/"))
 
 
 class Output(Part):

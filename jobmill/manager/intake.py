@@ -65,6 +65,11 @@ class Intake:
         user = spec.user or self._user
         if spec.id is None or spec.user is None:
             spec = spec.model_copy(update={"id": spec.id or new_id(), "user": user})
+        if spec.inputs and (loose := [one.source for one in spec.inputs if not one.source.startswith(("/", "~"))]):
+            raise SpecError(
+                f"inputs: {loose[0]!r} is relative, and a job that was pushed has no folder that it could be "
+                "relative to; write an absolute path, or send it by jobmill submit"
+            )
         choice = self._dispatcher.choose(spec)
         if choice.system is None:
             raise SpecError(choice.message)

@@ -71,6 +71,7 @@ class GuardChannel:
             it.stderr,
             dict(it.files),
             it.walltime,
+            *([it.staged] if it.staged else []),
         )
         line = b"launch %s %d %s\n" % (it.token.encode(), max(1, it.cpus), json.dumps(fields).encode("ascii"))
         self.waiting[it.token] = line

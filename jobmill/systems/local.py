@@ -24,6 +24,7 @@ from jobmill.systems.leader import Leader
 from jobmill.systems.local_guard import ROOT, LocalGuard
 from jobmill.systems.refusal import refusal
 from jobmill.systems.spool_launches import ADOPT, SpoolLaunches
+from jobmill.systems.spool_stage import SpoolStage
 from jobmill.systems.system import (
     Check,
     End,
@@ -33,6 +34,7 @@ from jobmill.systems.system import (
     Launch,
     NativeState,
     Observation,
+    Progress,
     Settled,
     Start,
     Submission,
@@ -75,8 +77,10 @@ class LocalSystem(ExecutionSystem):
         self.kill_grace = kill_grace
         self.env = clean_environment(path=path, shell=shell) | dict(env or {})
         self._launches = SpoolLaunches(os.fsencode(self.spool), name)
+        self._stage = SpoolStage(self.spool, name)
         self._channel: GuardChannel | None = None
         self._leader = Leader(self.spool / f"{name}.leader")
+        self._led = False
 
     @classmethod
     def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> LocalSystem:
@@ -125,7 +129,11 @@ class LocalSystem(ExecutionSystem):
 
     def lead(self) -> bool:
         """Try to become the only starter of this system on this host; the kernel takes it back when we die."""
-        return self._leader.lead()
+        led = self._led
+        self._led = self._leader.lead()
+        if self._led and not led:
+            self._stage.tidy()
+        return self._led
 
     def handle_for(self, token: Token) -> Handle:
         """Return ``<boot id>/<token>``: after a reboot an absent marker proves nothing, so the boot is part of it."""
@@ -145,6 +153,10 @@ class LocalSystem(ExecutionSystem):
         channel.flush()
         return answers
 
+    def stage_in(self, submission: Submission, progress: Progress) -> Submission:
+        """Copy the inputs into the given workdir, or where the runner takes them from into the run folder."""
+        return self._stage.bring(submission, progress) if submission.inputs else submission
+
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when `ends` has something to do; it stays the same once there is one."""
         return self._open().fileno()
@@ -159,7 +171,9 @@ class LocalSystem(ExecutionSystem):
             self._channel.withdraw(tokens)
 
     def forget(self, handles: Sequence[Handle]) -> None:
-        """Expect no end of these any more; what is in their folders stays."""
+        """Expect no end of these any more, and drop what was staged for them alone; their run folders stay."""
+        for handle in handles:
+            self._stage.drop(handle.partition("/")[2])
         if self._channel is not None:
             self._channel.forget([handle.partition("/")[2] for handle in handles])
 
@@ -175,6 +189,7 @@ class LocalSystem(ExecutionSystem):
             self._channel.close()
             self._channel = None
         self._leader.leave()
+        self._led = False
 
     def _open(self) -> GuardChannel:
         if self._channel is None:

@@ -167,6 +167,22 @@ def take(folder: bytes, text: bytes = b"") -> int:
     return fd
 
 
+def receive(folder: bytes, staged: bytes) -> None:
+    """Move what was staged for a launch into its run folder, whose marker was taken; OSError where it cannot be.
+
+    Nothing that is there gives way. Whoever dies meanwhile leaves a launch that is sealed: the next one is staged anew.
+    """
+    for name in os.listdir(staged):
+        there = os.path.join(folder, name)
+        if os.path.lexists(there):
+            raise OSError(errno.EEXIST, "an input would replace what the run itself writes; say to: or workdir:", there)
+        os.rename(os.path.join(staged, name), there)
+    try:
+        os.rmdir(staged)
+    except OSError:
+        pass  # removed later, with all that is left over
+
+
 def reopen(folder: bytes) -> int:
     """Return a descriptor that appends to an existing `run` file."""
     path = os.path.join(folder, b"run")

@@ -5,7 +5,7 @@ Standard library only, Python 3.6 and later; one thread. Commands come on stdin,
     sync <epoch>                          what came before was for an earlier runner: forget it
     env <JSON object>                     the constant part of every job's environment
     slots <n>                             how many slots may be taken (live)
-    launch <token> <cpus> <JSON array>    [argv, workdir, env, stdin, stdout, stderr, files, walltime]
+    launch <token> <cpus> <JSON array>    [argv, workdir, env, stdin, stdout, stderr, files, walltime, staged]
     withdraw <JSON array of tokens>       take them out of line
     seal <JSON array of tokens>           the same, and take their markers: another runner may have them in line
 
@@ -13,9 +13,10 @@ Standard library only, Python 3.6 and later; one thread. Commands come on stdin,
     out <token>              taken <token>            unwatched <token>        bad <message>
     (and from the guard) restarted <epoch>
 
-``taken``: another has the marker and has told neither a pid nor an end: the launch is to be settled. ``unwatched``: it
-runs, and its end is told by another, perhaps to nobody. Paths of a launch that are not absolute are relative to its run
-folder, ``~`` is the home folder on this host.
+``staged``: left out, or the folder whose content is moved into the run folder before the start. ``taken``: another has
+the marker and has told neither a pid nor an end: the launch is to be settled. ``unwatched``: it runs, and its end is
+told by another, perhaps to nobody. Paths of a launch that are not absolute are relative to its run folder, ``~`` is the
+home folder on this host.
 
 End of input: the line of waiting launches is dropped (nothing of them was marked), what runs is waited for.
 """
@@ -288,6 +289,13 @@ class Runner:
             return
         fd = it.fd
         try:
+            if len(launch) > 8 and launch[8]:
+                run_folder.receive(folder, run_folder.encode(launch[8]))
+        except (OSError, ValueError, TypeError) as error:
+            self.watch.write_end(it, run_folder.never_started("stage_failed", _words(error)))
+            self.free.append(slot)
+            return
+        try:
             it.pid = self._spawn(token, folder, cpus, launch)
         except (spawn.StartFailed, OSError, ValueError, TypeError, AttributeError) as error:
             message = _words(error)
@@ -340,7 +348,7 @@ class Runner:
 
     def _spawn(self, token: str, folder: bytes, cpus: int, launch: "Launch") -> int:
         """Write the launch's files and start it; return the pid."""
-        argv, workdir, extra, stdin, stdout, stderr, files, _ = launch
+        argv, workdir, extra, stdin, stdout, stderr, files = launch[:7]
         encode = run_folder.encode
         for name, text in (files or {}).items():
             _write_file(folder, name, text)

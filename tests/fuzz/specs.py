@@ -80,7 +80,7 @@ SLIPS = [  # values that are nearly, or not at all, what a key takes
 ]
 OTHER_KEYS = [
     *["comand", "cmd", "Command", "COMMAND", "command ", "cpu", "mem ", "retires", "dependson", "depends-on", "Id"],
-    *["container", "notify", "array", "stages", "jobs", "qos", "max_pending", "modules", "inputs", "extra", "on"],
+    *["container", "notify", "array", "stages", "jobs", "qos", "max_pending", "modules", "extra", "on"],
     *[
         "<<",
         "=",
@@ -173,6 +173,9 @@ MAKE = {
     "project": lambda d: d.choice(WORDS[:7]),
     "tags": _words,
     "priority": lambda d: d.randrange(-1000, 1001),
+    "inputs": lambda d: d.choice(
+        [[], "/etc/hostname", {"from": "~/x", "to": "a/b"}, ["/no/such", {"from": "rel/x"}], ["/etc/fstab", "/b/fstab"]]
+    ),
     "outputs": lambda d: d.choice(["*.sam", [], {"glob": "a/*"}, [{"glob": "x", "required": False}, "**/*.[ch]"]]),
     "retry": _retry,
     "params": params,

@@ -1,0 +1,226 @@
+"""Staging: files are brought from one place to another, whole or not at all, and what is there already is kept.
+
+A file comes under a temporary name, is compared by size and digest, and gets its name then: nobody ever sees a part of
+it. Doing it again goes on where it stopped: what is there with the same size and digest is not brought again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.systems.place import Entry, Kind, Place
+from jobmill.systems.system import Progress, Transfer
+
+ATTEMPTS = 3  # copies of a file that is written to meanwhile
+PASSING = frozenset(  # what another time may be over: a full disk, a file server that is sick, too many open files
+    {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
+    | {errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN, errno.ECONNRESET, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
+
+
+@dataclass(frozen=True)
+class Item:
+    """One file, folder or link to be brought."""
+
+    source: str  # absolute
+    target: str  # relative to the folder it is brought to
+    entry: Entry
+    leads: str = ""  # of a link that is brought as a link
+
+
+@contextlib.contextmanager
+def told(path: str) -> Iterator[None]:
+    """Turn an OSError into StageFailed, or SystemUnavailable where it may pass; both name the file."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename if isinstance(error.filename, str) else path
+        words = f"{shown(name)}: {error.strerror or error}"
+        if error.errno in PASSING:
+            raise SystemUnavailable(words) from error
+        raise StageFailed(words) from error
+    except ValueError as error:  # NUL, or text that no file system can hold
+        raise StageFailed(f"{shown(path)}: {error}") from error
+
+
+def shown(path: str) -> str:
+    """Return a path as people can read it on one line, whatever bytes it has."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def walk(place: Place, transfers: Iterable[Transfer], progress: Progress) -> list[Item]:
+    """Return everything that these transfers bring, folders before what is in them.
+
+    What a transfer names is followed where it is a link. Within a folder, links that stay inside of it come as links;
+    others as the file that they lead to. Raises StageFailed for all that is neither file nor folder.
+    """
+    items: list[Item] = []
+    for transfer in transfers:
+        with told(transfer.source):
+            found = place.entry(transfer.source, follow=True)
+        if found is None:
+            raise StageFailed(f"{shown(transfer.source)} does not exist")
+        _take(items, transfer.source, transfer.target, found)
+        stack = [(transfer.source, transfer.target)] if found.kind is Kind.FOLDER else []
+        while stack:
+            folder, target = stack.pop()
+            with told(folder):
+                entries = sorted(place.entries(folder), key=lambda one: one.name)
+            for one in entries:
+                path, there = posixpath.join(folder, one.name), posixpath.join(target, one.name)
+                if one.kind is Kind.LINK:
+                    _link(items, place, transfer.source, path, there, one)
+                    continue
+                _take(items, path, there, one)
+                if one.kind is Kind.FOLDER:
+                    stack.append((path, there))
+            progress(f"finds {len(items)} files")
+    return items
+
+
+def _take(items: list[Item], source: str, target: str, entry: Entry) -> None:
+    if entry.kind is Kind.OTHER:
+        raise StageFailed(f"{shown(source)} is {entry.kind.value}")
+    items.append(Item(source, target, entry))
+
+
+def _link(items: list[Item], place: Place, top: str, path: str, target: str, entry: Entry) -> None:
+    with told(path):
+        leads = place.target(path)
+        inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), leads))
+        if not leads.startswith("/") and (inside + "/").startswith(top.rstrip("/") + "/"):
+            items.append(Item(path, target, entry, leads))
+            return
+        found = place.entry(path, follow=True)
+    if found is None or found.kind is not Kind.FILE:
+        what = "nothing" if found is None else "a folder outside" if found.kind is Kind.FOLDER else found.kind.value
+        raise StageFailed(f"{shown(path)} is a link that leads to {what} ({shown(leads)})")
+    items.append(Item(path, target, found))
+
+
+class Staging:
+    """Brings items to a folder of another place, and tells how far it is."""
+
+    def __init__(self, source: Place, target: Place, progress: Progress, *, words: str = "stages in") -> None:
+        self._source = source
+        self._target = target
+        self._progress = progress
+        self._words = words
+        self._files = self._bytes = self._all_files = self._all_bytes = 0
+
+    def bring(self, items: Sequence[Item], folder: str, *, replace: bool, grows: bool = False) -> None:
+        """Bring all; raises StageFailed, SystemUnavailable, and whatever ``progress`` raises.
+
+        ``replace``: what is there with other content gives way, else StageFailed says so. ``grows``: a file that is
+        appended to meanwhile comes as long as it was at first, else it is tried again and then given up.
+        """
+        files = [item for item in items if item.entry.kind is Kind.FILE]
+        self._all_files += len(files)
+        self._all_bytes += sum(item.entry.size for item in files)
+        self._tell()
+        made: set[str] = set()
+        for item in items:
+            path = posixpath.join(folder, item.target)
+            above = path if item.entry.kind is Kind.FOLDER else posixpath.dirname(path)
+            with told(path):
+                if above not in made:
+                    self._target.make_folder(above)
+                    made.add(above)
+                if item.leads:
+                    self._link(item, path, replace)
+                elif item.entry.kind is Kind.FILE:
+                    self._file(item, path, replace, grows)
+                    self._files += 1
+            self._tell()
+
+    def _link(self, item: Item, path: str, replace: bool) -> None:
+        there = self._target.entry(path)
+        if there is not None and there.kind is Kind.LINK and self._target.target(path) == item.leads:
+            return
+        if there is not None and (not replace or there.kind is Kind.FOLDER):
+            raise StageFailed(f"{shown(path)} is there, and it is not what {shown(item.source)} is")
+        self._target.remove(path)
+        self._target.link(item.leads, path)
+
+    def _file(self, item: Item, path: str, replace: bool, grows: bool) -> None:
+        if self._is_there(item, path, replace):
+            self._bytes += item.entry.size
+            return
+        began = self._bytes
+        own = posixpath.join(posixpath.dirname(path), f".jobmill-{os.getpid()}-{os.urandom(6).hex()}.new")
+        try:
+            for _ in range(ATTEMPTS):
+                self._bytes = began
+                if self._copied(item, own, grows):
+                    try:
+                        self._target.rename(own, path, replace=replace)
+                    except FileExistsError:  # somebody else has brought it meanwhile
+                        if not self._is_there(item, path, replace):
+                            raise
+                    return
+        finally:
+            with contextlib.suppress(OSError, SystemUnavailable):
+                self._target.remove(own)
+        raise StageFailed(f"{shown(item.source)} changes while it is copied; let it be written to its end first")
+
+    def _is_there(self, item: Item, path: str, replace: bool) -> bool:
+        there = self._target.entry(path, follow=not replace)
+        if there is None:
+            return False
+        if there.kind is Kind.FILE and there.size == item.entry.size:
+            ours = self._source.digest(item.source, self._tell)
+            if ours == self._target.digest(path, self._tell):
+                return True
+        if not replace or there.kind is Kind.FOLDER:
+            raise StageFailed(
+                f"{shown(path)} is there with other content than {shown(item.source)}; remove or rename one of them, "
+                "or say another to:"
+            )
+        return False
+
+    def _copied(self, item: Item, own: str, grows: bool) -> bool:
+        """Copy under a temporary name; tell whether all of it came, and as it is."""
+        before = self._source.entry(item.source, follow=True)
+        if before is None:
+            raise StageFailed(f"{shown(item.source)} does not exist any more")
+        sent = hashlib.blake2b()
+        length = 0
+
+        def pieces() -> Iterator[bytes]:
+            nonlocal length
+            for piece in self._source.read(item.source):
+                some = piece[: before.size - length] if grows else piece
+                sent.update(some)
+                length += len(some)
+                self._bytes += len(some)
+                yield some
+                self._tell()
+                if grows and length >= before.size:
+                    return
+
+        self._target.write(own, pieces(), before.mode)
+        after = self._source.entry(item.source, follow=True)
+        whole = length == before.size and (grows or (after is not None and after.version == before.version))
+        return whole and self._target.digest(own, self._tell) == sent.hexdigest()
+
+    def _tell(self) -> None:
+        words = f"{self._words} {self._files}/{self._all_files}"
+        if self._all_bytes:
+            words += f", {amounts(min(self._bytes, self._all_bytes), self._all_bytes)}"
+        self._progress(words)
+
+
+def amounts(some: int, whole: int) -> str:
+    """Return ``2.1 of 5 GB``: bytes in the unit that suits the whole."""
+    for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if whole >= size:
+            return f"{some / size:.3g} of {whole / size:.3g} {unit}"
+    return f"{some} of {whole} bytes"

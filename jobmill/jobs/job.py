@@ -154,9 +154,13 @@ class Job:
     def run_job(self) -> Handle:
         """Launch this run and return its handle; doing it twice launches once where the system knows handles ahead.
 
-        Raises SystemRefused when the system will never take it, SystemUnavailable when it may later.
+        Inputs are staged in first. Raises SystemRefused when the system will never take it, StageFailed when its inputs
+        can never come, SystemUnavailable when it may later.
         """
-        answer = self.system.submit([self.prepare()])[0]
+        submission = self.prepare()
+        if submission.inputs:
+            submission = self.system.stage_in(submission, lambda _: None)
+        answer = self.system.submit([submission])[0]
         if isinstance(answer, SubmitError):
             words = f"system '{self.system.name}' did not take job {self.job_id}: {answer.message}"
             raise SystemRefused(words) if answer.failure is SubmitFailure.PERMANENT else SystemUnavailable(words)

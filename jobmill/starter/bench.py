@@ -23,17 +23,21 @@ class Bench:
     def __init__(self, record: Record, config: Config, lane: str) -> None:
         self._record = record
         self.spool = config.spool
+        self._config = config
         self.lane = lane
         self.systems: dict[str, ExecutionSystem] = {
-            name: registry.system_class(s.kind).build(name, s.all_options, config.spool)
-            for name, s in config.systems.items()
-            if s.lane == lane
+            name: self.build(name) for name, s in config.systems.items() if s.lane == lane
         }
         if not self.systems:
             lanes = ", ".join(sorted({repr(s.lane) for s in config.systems.values()}))
             raise PermanentError(f"no system is configured for lane {lane!r}; the configuration has lanes {lanes}")
         self.leads = False
         self._slots: dict[str, int] = {}
+
+    def build(self, name: str) -> ExecutionSystem:
+        """Return an instance of one of the systems; another one for each thread."""
+        system = self._config.systems[name]
+        return registry.system_class(system.kind).build(name, system.all_options, self.spool)
 
     def enter(self) -> None:
         """Claim the systems that belong to one host; raise PermanentError where another host has them."""

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from jobmill.config import Config
-from jobmill.errors import Evicted, JobmillError, SystemUnavailable
+from jobmill.errors import Evicted, JobmillError, StageFailed, SystemUnavailable
 from jobmill.jobs.registry import class_for
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.terms import judging_terms
@@ -24,6 +24,7 @@ from jobmill.starter.flight import Flight
 from jobmill.starter.granted import Granted
 from jobmill.starter.refused import Refused
 from jobmill.starter.setbacks import Setbacks
+from jobmill.starter.stager import Stager
 from jobmill.systems.launch_token import life
 from jobmill.systems.system import (
     ExecutionSystem,
@@ -62,6 +63,7 @@ class Starter(Work):
         self.lease = config.limits.lease
         self._queue = "Granted_Queue" + lane_suffix(lane)
         self._bench = Bench(record, config, lane)
+        self._stager = Stager(record, self._bench.build)
         self._endpoints = Endpoints(record)
         self._refused = Refused(self._endpoints)
         self._setbacks = Setbacks()
@@ -91,6 +93,7 @@ class Starter(Work):
         """Act under this name from now on. Launches of an old name are investigated by others: markers keep peace."""
         self._member = member
         self._turn, self._unlet = 0, False
+        self._stager.stop(unwanted=True)
         self._bench.enter()
         systems = self._bench.systems.items()
         self._handles = {name: s.handle_for(member.identity) for name, s in systems if s.launches_at_once}
@@ -138,14 +141,43 @@ class Starter(Work):
         """Group launches by system, and use the plural verb."""
         grouped: dict[str, list[tuple[Flight, Submission]]] = {}
         for flight, submission in prepared:
-            if not isinstance(submission, str):
+            if not isinstance(submission, str) and submission.inputs:
+                self._stage_in(flight, submission)
+            elif not isinstance(submission, str):
                 grouped.setdefault(flight.system, []).append((flight, submission))
             elif flight.system in self._bench.systems:
                 self._failed(flight, submission)
             else:
                 self._put_off(flight, submission)
+        self._submit_all(grouped)
+
+    def _submit_all(self, grouped: Mapping[str, Sequence[tuple[Flight, Submission]]]) -> None:
         for name, launches in grouped.items():
             self._submit(self._bench.systems[name], launches)
+
+    def _stage_in(self, flight: Flight, submission: Submission) -> None:
+        """Have the inputs brought where the job will run, beside the loop; `_staged` goes on."""
+        system = self._bench.systems[flight.system]
+        if type(system).stage_in is ExecutionSystem.stage_in:
+            self._failed(
+                flight, f"{system.name} (kind {system.kind}) brings no inputs; take inputs: out", "stage_failed"
+            )
+        elif pause := self._endpoints.pause(system.name):
+            self._put_off(flight, self._endpoints.told(system.name), pause)
+        else:
+            self._stager.add(flight, submission)
+
+    def _staged(self) -> None:
+        """Submit what has its inputs; what has not is given back, or ends."""
+        grouped: dict[str, list[tuple[Flight, Submission]]] = {}
+        for flight, answer in self._stager.done():
+            if isinstance(answer, StageFailed):
+                self._failed(flight, str(answer), "stage_failed")
+            elif isinstance(answer, JobmillError):
+                self._put_off(flight, f"inputs: {answer}")
+            else:
+                grouped.setdefault(flight.system, []).append((flight, answer))
+        self._submit_all(grouped)
 
     def _submit(self, system: ExecutionSystem, prepared: Sequence[tuple[Flight, Submission]]) -> None:
         if pause := self._endpoints.pause(system.name):
@@ -200,10 +232,10 @@ class Starter(Work):
             delay = self._setbacks.delay(flight.system)
         self._later.setdefault((why, max(0.1, round(delay, 1))), []).append(flight)
 
-    def _failed(self, flight: Flight, message: str) -> None:
+    def _failed(self, flight: Flight, message: str, reason: str = "submit_failed") -> None:
         info = ExitInfo(
             exit_status=ExitStatus.ABORTED_BEFORE_RUNNING,
-            reason="submit_failed",
+            reason=reason,
             message=message,
             evidence=f"answer of system {flight.system}",
         )
@@ -220,7 +252,7 @@ class Starter(Work):
 
     def filenos(self) -> Sequence[int]:
         """Return the descriptors of systems that push."""
-        return self._bench.filenos()
+        return [self._stager.fileno(), *self._bench.filenos()]
 
     def readable(self) -> None:
         """Gather what the systems push."""
@@ -247,7 +279,9 @@ class Starter(Work):
     def flush(self, now: float) -> float | None:
         """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""
         waits: list[float] = []
-        if now == float("inf"):
+        if now < float("inf"):
+            self._staged()
+        else:
             with contextlib.suppress(Evicted):  # then others have given it back; what follows counts all the same
                 self._hand_back()
         for some in batches(self._back):
@@ -302,10 +336,11 @@ class Starter(Work):
 
     def starting(self) -> Sequence[str]:
         """Return what is launched and not committed: its leases are renewed."""
-        return [self._flights[token].job_id for token in self._fresh]
+        return [*self._stager.starting(), *[self._flights[token].job_id for token in self._fresh]]
 
     def wished(self, wishes: Mapping[str, str]) -> None:
         """Take launches that still wait for a slot out of line; what runs is killed by the fetcher."""
+        self._back += self._stager.stop(wishes, unwanted=True)
         tokens: dict[str, list[Token]] = {}
         for token in self._fresh:
             flight = self._flights[token]
@@ -319,6 +354,7 @@ class Starter(Work):
         self._bench.tick(capacity.limits(self._record))
         self.readable()  # a system may have to do something in time, with nothing to read
         self._refused.kill()
+        self._stager.tick(now)
         self._endpoints.tick()
         self._let_go()  # nothing more was granted for a second
 
@@ -341,6 +377,7 @@ class Starter(Work):
 
     def close(self) -> None:
         """Give back what waits for a slot; jobs that run go on, and the fetchers find their ends."""
+        self._back += self._stager.stop(unwanted=False)
         waiting = [token for token in self._fresh if not self._flights[token].started]
         for system in self._bench.systems.values():
             system.withdraw(waiting)

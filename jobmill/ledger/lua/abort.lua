@@ -17,7 +17,7 @@ for e = 1, n do
     told[e] = delay > 0 and 'later' or 'waiting'
     unindex(j)
     release(j)
-    call('HDEL', j.key, 'owner', 'handle')
+    call('HDEL', j.key, 'owner', 'handle', 'progress')
     call('HINCRBY', j.key, 'fence', 1)
     call('HINCRBY', j.key, 'aborts', 1)
     call('HSET', j.key, 'state', told[e], 'why', ARGV[a + 5])

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from jobmill.errors import PermanentError, ServerUnavailable, SpecError, UnknownName
 from jobmill.jobs.identifier import new_id
-from jobmill.jobs.states import State
+from jobmill.jobs.states import ENDED, State
 from jobmill.ledger import capacity, dead, listing, wish
 from jobmill.ledger.following import Following
 from jobmill.ledger.listing import JobRow
@@ -179,11 +179,27 @@ class Client:
         handle = row.facts.get("handle")
         if not handle:
             return b""
-        parts, system, size = [], self.system(row.system), 0
-        while (most is None or size <= most) and (part := system.logs(handle, stream, offset + size)):
+        parts, size = [], 0
+        while (most is None or size <= most) and (part := self.part(row, stream, offset + size)):
             parts.append(part)
             size += len(part)
         return b"".join(parts)
+
+    def part(self, row: JobRow, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Return up to ``limit`` bytes of a file of the current run's folder: from home once it was brought there."""
+        handle, system = row.facts.get("handle"), self.system(row.system)
+        if not handle:
+            return b""
+        if system.stages and row.state in (*ENDED, State.COLLECTING):
+            folder = self.folder(row)
+            try:
+                with (folder / stream).open("rb") as file:
+                    file.seek(offset)
+                    return file.read(limit)
+            except FileNotFoundError:
+                if row.ended and (folder / "run").exists():  # all came home, and this was not there
+                    return b""
+        return system.logs(handle, stream, offset, limit)
 
     def folder(self, row: JobRow, run: int | None = None) -> Path:
         """Return the run folder of a job, as its host knows it."""

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobmill.fetcher.homecoming import Brought, Homecoming
 from jobmill.fetcher.judge import judge, regular
 from jobmill.fetcher.output_look import Launch, Look
 from jobmill.fetcher.outputs import Outputs
@@ -16,8 +17,8 @@ from jobmill.ledger import ending, listing, poll
 from jobmill.ledger.ending import RunEnd
 from jobmill.ledger.poll import Due, Seen
 from jobmill.ledger.polls import Left
-from jobmill.ledger.record import Record
-from jobmill.systems.system import ExitInfo
+from jobmill.ledger.record import Record, batches
+from jobmill.systems.system import ExitInfo, ExitStatus, Handle
 
 logger = logging.getLogger("jobmill")
 
@@ -27,9 +28,11 @@ COLLECTING = 1.0  # seconds between two polls of a job whose outputs are looked 
 class Ends:
     """What a fetcher does with exit records that a system gave it."""
 
-    def __init__(self, record: Record, spool: Path) -> None:
+    def __init__(self, record: Record, spool: Path, home: Homecoming) -> None:
         self._record = record
         self._spool = spool
+        self._home = home
+        self.leavings: dict[str, list[Handle]] = {}  # system -> launches whose ends are recorded: it may forget them
         self._outputs = Outputs()
 
     def folder(self, job_id: str, run: int) -> Path:
@@ -39,12 +42,22 @@ class Ends:
     def finish(self, over: Sequence[tuple[Due, ExitInfo]]) -> None:
         """End runs, by what the record says of their jobs; at most 250. Some have outputs to be looked for, longer."""
         terms = self._terms([job.job_id for job, _ in over if job.terms])
+        coming = [(job, info) for job, info in over if self._comes_home(job, info)]
+        home = self._home.collect([(j, info, _globs(terms.get(j.job_id, {}))) for j, info in coming])
+        away = {_launch(job) for job, _ in coming}
         infos = [(job, info.to_dict()) for job, info in over]
-        missing = self.missing([(job, self.look(job, info, terms.get(job.job_id, {}))) for job, info in infos])
+        here = [(job, info) for job, info in infos if _launch(job) not in away]
+        missing = self.missing([(job, self.look(job, info, terms.get(job.job_id, {}))) for job, info in here])
         ends: list[RunEnd] = []
+        handles: list[tuple[str, Handle]] = []
         for job, info in infos:
-            lacks = missing.get((job.job_id, job.run, job.arrival), "")
-            if lacks is None and not job.wish:
+            launch, own = _launch(job), terms.get(job.job_id, {})
+            lacks, brought = missing.get(launch, ""), home.get(launch)
+            if launch in away:
+                if brought is None:
+                    continue
+                lacks = _lacks(brought, own, job.system)
+            elif lacks is None and not job.wish:
                 continue
             if job.wish:
                 info["message"] = _who(job.wish)
@@ -53,14 +66,28 @@ class Ends:
                     job.job_id,
                     job.run,
                     info,
-                    terms=terms.get(job.job_id, {}),
+                    terms=own,
                     missing=lacks if lacks is not None else "its outputs were not looked for to the end",
+                    unbrought=brought.failed if brought else "",
                     retries=job.retries,
                     wished=bool(job.wish),
                     arrival=job.arrival,
                 )
             )
-        self.record(ends)
+            kept = info.get("reason") == "lost" or (brought is not None and brought.failed)  # the only copy is there
+            handles.append(("", "") if kept else (job.system, job.handle))
+        self.record(ends, handles)
+        self._home.forget(list(home))
+
+    def _comes_home(self, job: Due, info: ExitInfo) -> bool:
+        """Tell whether a launch left anything on a system that shares no files with us."""
+        started = info.exit_status is not ExitStatus.ABORTED_BEFORE_RUNNING
+        return started and bool(job.handle) and self._home.serves(job.system)
+
+    def come_home(self) -> None:
+        """End those whose files have come home, or will not."""
+        for some in batches(self._home.home()):
+            self.finish(some)
 
     def look(self, job: Due, info: Mapping[str, Any], terms: Mapping[str, Any]) -> Look | None:
         """Return the look for its outputs that a successful run needs. Raises as `Look.of` does."""
@@ -95,14 +122,20 @@ class Ends:
         specs = zip(job_ids, listing.specs(self._record, job_ids), strict=True)
         return {i: judging_terms(JobSpec.from_canonical(canonical)) for i, canonical in specs if canonical}
 
-    def finish_plain(self, over: Sequence[tuple[Left, ExitInfo]]) -> None:
+    def finish_plain(self, over: Sequence[tuple[Left, ExitInfo]], system: str) -> None:
         """End runs that nobody wished away and whose specs say nothing to the judge."""
-        self.record([judge(j.job_id, j.run, info.to_dict(), terms={}, arrival=j.arrival) for j, info in over])
+        ends = [judge(j.job_id, j.run, info.to_dict(), terms={}, arrival=j.arrival) for j, info in over]
+        self.record(ends, [(system, j.handle) for j, _ in over])
 
-    def record(self, ends: Sequence[RunEnd]) -> None:
-        """Record ends that were judged."""
-        if ends:
-            self.tell(ends, ending.finish(self._record, ends))
+    def record(self, ends: Sequence[RunEnd], handles: Sequence[tuple[str, Handle]]) -> None:
+        """Record ends that were judged; ``handles``: the system and the handle of each that may be forgotten there."""
+        if not ends:
+            return
+        words = ending.finish(self._record, ends)
+        self.tell(ends, words)
+        for (system, handle), word in zip(handles, words, strict=True):
+            if handle and word in ("ended", "later", "again"):
+                self.leavings.setdefault(system, []).append(handle)
 
     def tell(self, ends: Sequence[RunEnd], words: Sequence[str]) -> None:
         """Say in the log what came of ends: the answers of `ending.finish`."""
@@ -116,6 +149,23 @@ class Ends:
                 logger.info("ended %s", end.state, extra={"id": end.job_id, "run": end.run, "exit": end.exit})
         if done:
             logger.info("ended done", extra={"jobs": len(done)} if len(done) > 1 else {"id": done[0]})
+
+
+def _launch(job: Due) -> Launch:
+    return job.job_id, job.run, job.arrival
+
+
+def _globs(terms: Mapping[str, Any]) -> list[str]:
+    return [str(glob) for glob, _ in terms.get("outputs", ())]
+
+
+def _lacks(brought: Brought, terms: Mapping[str, Any], system: str) -> str:
+    """Return in words which required outputs did not come home, but for those whose transport failed."""
+    required = [glob for glob, needed in terms.get("outputs", ()) if needed]
+    if brought.stopped and required:
+        return "its outputs were not brought home"
+    gone = [glob for glob in required if glob in brought.unmatched]
+    return f"required outputs are missing: {', '.join(gone)} (looked on {system})" if gone else ""
 
 
 def _who(wish: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 from jobmill.config import Config
 from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.ends import Ends
+from jobmill.fetcher.homecoming import Homecoming
 from jobmill.fetcher.janitor import SEALS, Janitor
 from jobmill.fetcher.judge import judge
 from jobmill.fetcher.output_look import Launch, Look
@@ -41,6 +42,7 @@ ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose 
 OUTAGE = 5.0  # seconds between polls of a system that did not answer and has not been given up
 CLAIM = 0.5  # seconds between two looks for what is due
 QUIET_CLAIM = 2.0  # seconds, where for long nothing was due: who makes something due rings
+MOST_LEFT = 10_000  # launches that a system out of reach is to forget, once it is back
 QUIET = 6  # looks that found nothing
 _ID = re.compile(ID_PATTERN)
 
@@ -56,12 +58,14 @@ class Fetcher(Work):
         self.digest = config.digest
         self._queue = "Exit_Queue" + lane_suffix(lane)
         self._suffix = lane_suffix(lane)
-        self._ends = Ends(record, Path(config.spool))
-        self._systems: dict[str, ExecutionSystem] = {
-            name: registry.system_class(s.kind).build(name, s.all_options, config.spool)
-            for name, s in config.systems.items()
-            if s.lane == lane
-        }
+
+        def build(name: str) -> ExecutionSystem:
+            system = config.systems[name]
+            return registry.system_class(system.kind).build(name, system.all_options, config.spool)
+
+        self._systems = {name: build(name) for name, s in config.systems.items() if s.lane == lane}
+        self._home = Homecoming(record, Path(config.spool), self._systems, build, lease=config.limits.lease)
+        self._ends = Ends(record, Path(config.spool), self._home)
         self._endpoints = Endpoints(record)
         self._janitor = Janitor(record, config, lane, self._systems, self._endpoints)
         self._member: Membership | None = None
@@ -106,7 +110,7 @@ class Fetcher(Work):
             self._claim_at = 0.0
         ends: dict[tuple[str, int], RunEnd] = {}
         sealed: list[tuple[str, int, int | None]] = []
-        pushed = [row for entry in batch.entries if (row := _pushed(entry))]
+        pushed = self._sent_home([row for entry in batch.entries if (row := _pushed(entry))])
         known = self._known(pushed)
         missing = self._missing(pushed, known)
         again: list[str] = []
@@ -145,6 +149,21 @@ class Fetcher(Work):
             self._claim_at = 0.0
         return len(batch.entries)
 
+    def _sent_home(self, pushed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Keep the exit records of launches whose files are elsewhere: they are polled now. Return the other ends."""
+        rest: list[dict[str, Any]] = []
+        seen: list[Seen] = []
+        for row in pushed:
+            if self._home.serves(str(row.get("system"))) and _whole(row["exit"]):
+                exit_text, arrival = json.dumps(row["exit"]), int(row.get("arrival", 0))
+                seen.append(self._home.collecting(row["id"], row["run"], arrival, exit_text, 0.0))
+            else:
+                rest.append(row)
+        if seen:
+            poll.touch(self._record, seen)
+            self._claim_at = 0.0
+        return rest
+
     def _known(self, pushed: Sequence[dict[str, Any]]) -> dict[str, Due]:
         """Ask for what the record has of those jobs whose end cannot be judged without: most can."""
         ids = [str(row["id"]) for row in pushed if row.get("judge") or row["exit"].get("reason") == "not_started"]
@@ -164,6 +183,7 @@ class Fetcher(Work):
         """Poll what is due: single jobs, then endpoints."""
         if now == float("inf"):
             return None
+        self._ends.come_home()
         if now >= self._claim_at:
             due = poll.claim(self._record, self._suffix, BATCH, self.lease)
             self._poll(due)
@@ -176,7 +196,31 @@ class Fetcher(Work):
         """Let the janitor do its rounds."""
         assert self._member is not None
         self._janitor.tick(now)
+        self._home.tick(now)
+        self._forget()
         self._endpoints.tick()
+
+    def filenos(self) -> Sequence[int]:
+        """Return the descriptor that tells of files that came home."""
+        return [self._home.fileno()]
+
+    def readable(self) -> None:
+        """Leave it to `flush`, which speaks to the record."""
+        self._home.woken()
+
+    def _forget(self) -> None:
+        """Let systems drop what they keep of ended launches; that it is lost with this process is no harm."""
+        for name, handles in list(self._ends.leavings.items()):
+            system = self._systems.get(name)
+            if system is None or type(system).forget is ExecutionSystem.forget:
+                del self._ends.leavings[name]
+                continue
+            with contextlib.suppress(SystemUnavailable):
+                while handles:
+                    with self._endpoints.asked(name):
+                        system.forget(handles[:BATCH])
+                    del handles[:BATCH]
+            del handles[:-MOST_LEFT]
 
     def _poll(self, due: Sequence[Due]) -> None:
         by_system: dict[str, list[Due]] = defaultdict(list)
@@ -188,14 +232,19 @@ class Fetcher(Work):
                 continue  # a system of another configuration: its own fetchers poll it
             if system.surveys:
                 jobs = self._left_to_the_endpoint(jobs)
+            if self._home.serves(name):  # what has ended needs no look at the system: only its files
+                known = [(j, ExitInfo.from_json(j.exited)) for j in jobs if j.exited and not j.wish]
+                self._ends.finish(known)
+                jobs = [j for j in jobs if not j.exited or j.wish]
             if not jobs:
                 continue
             try:
                 observed = self._observe(system, [j.handle for j in jobs])
                 ended = [h for h, look in observed.items() if look.state in (NativeState.ENDED, NativeState.ABSENT)]
-                exits = self._exits(system, ended)
+                exits = {**_exited(jobs), **self._exits(system, ended)}
             except SystemUnavailable:
-                self._freeze(system, jobs)
+                self._freeze(system, [j for j in jobs if not j.exited])
+                self._ends.finish([(j, ExitInfo.from_json(j.exited)) for j in jobs if j.exited])
             else:
                 self._judge_all(system, jobs, observed, exits)
 
@@ -316,6 +365,10 @@ def _seen_at(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) ->
     return Seen(job_id=job.job_id, run=job.run, arrival=job.arrival, state=state, poll_in=poll_in, fields=fields)
 
 
+def _exited(jobs: Sequence[Due]) -> dict[Handle, ExitInfo]:
+    return {job.handle: ExitInfo.from_json(job.exited) for job in jobs if job.exited}
+
+
 def _name(job: Due) -> str:
     return launch_name(job.job_id, job.arrival)
 
@@ -333,6 +386,14 @@ def _pushed(entry: bytes) -> dict[str, Any] | None:
     if entry:
         logger.error("an entry of Exit_Queue is no end: %r", entry[:200])
     return None
+
+
+def _whole(values: dict[str, Any]) -> bool:
+    try:
+        ExitInfo.from_dict(values)
+        return True
+    except (ValueError, KeyError, TypeError):  # no starter wrote this
+        return False
 
 
 def _lost(look: Observation, grace: float) -> ExitInfo:

@@ -20,6 +20,7 @@ def judge(
     *,
     terms: Mapping[str, Any],
     missing: str = "",
+    unbrought: str = "",
     retries: int = 0,
     wished: bool = False,
     arrival: int = 0,
@@ -27,7 +28,7 @@ def judge(
     """Return the end of a run: its state, its record, and whether another run follows.
 
     ``terms``: what the spec asks of the end (`jobmill.jobs.terms`); ``missing``: which of the outputs it asks for are
-    not there, in words; ``retries``: how many this job has had;
+    not there, in words; ``unbrought``: why its files could not be brought home; ``retries``: how many this job has had;
     ``wished``: a user asked for its end, and it did not end by itself before; ``arrival``: under which the job was
     admitted, 0 where that is not known.
     """
@@ -51,6 +52,12 @@ def judge(
         if missing:
             info["reason"] = "missing_output"
             info["message"] = missing
+        elif unbrought and any(required for _, required in terms.get("outputs", ())):
+            state = State.FAILED  # its outputs are not where they are asked for: success needs them
+            info["reason"] = "stage_failed"
+    if unbrought:
+        words = f"its files could not be brought home: {unbrought}"
+        info["message"] = "; ".join(filter(None, (info.get("message"), words)))
     info.setdefault("evidence", "exit record")
     wall = (info.get("resource_usage") or {}).get("wall")
     return RunEnd(

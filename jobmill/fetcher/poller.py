@@ -214,9 +214,11 @@ class Poller:
             missing += [h for h in asked if h not in exits]
             ended = [(h, exits[h]) for h in asked if h in exits]
             # Success is what it is, whoever has wished for an end by now; all else may be the work of a kill.
-            at_once = [h for h, info in ended if h in plain and info.regular and not info.term_sig]
+            at_once = [
+                h for h, info in ended if h in plain and info.regular and not info.term_sig and not self._system.stages
+            ]
             for some in batches(at_once):
-                self._ends.finish_plain([(plain[h], exits[h]) for h in some])
+                self._ends.finish_plain([(plain[h], exits[h]) for h in some], self._system.name)
                 self._drop(some)
                 yield len(some)
             for rest in batches([(h, info) for h, info in ended if h in self._known]):

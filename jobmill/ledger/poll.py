@@ -10,7 +10,7 @@ from jobmill.ledger.keys import launch_name
 from jobmill.ledger.record import Record, text
 
 FAR = 3600.0  # seconds to the poll of its own of a job that is polled with its endpoint: a net under that
-_VALUES = 14
+_VALUES = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,11 +32,13 @@ class Due:
     retries: int = 0  # runs that followed a failed one
     seals: int = 0  # launches that never started
     terms: bool = True  # its spec may say something that the judge of its end has to know
+    exited: str = ""  # its exit record (JSON) while what it left is brought home
+    exited_at: float = 0.0  # since when that goes on
 
     @property
     def disturbed(self) -> bool:
-        """True where it has polls of its own: it is to be killed, or looked for, or nobody knows its handle."""
-        return bool(self.wish or self.killed or self.absent or not self.handle)
+        """True where it has polls of its own: to be killed, looked for or brought home, or without a known handle."""
+        return bool(self.wish or self.killed or self.absent or self.exited or not self.handle)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,8 @@ def _dues(answer: Sequence[bytes]) -> list[Due]:
             retries=int(v[i + 10] or 0),
             seals=int(v[i + 11] or 0),
             terms=bool(v[i + 13]),
+            exited=v[i + 14],
+            exited_at=float(v[i + 15] or 0) / 1000,
         )
         for i in range(0, len(v), _VALUES)
     ]

@@ -87,11 +87,8 @@ def _named(spec: dict[str, Any], row: JobRow, client: Client, stream: str) -> Pa
 
 
 def _from_system(client: Client, row: JobRow, name: str, offset: int) -> bytes:
-    handle = row.facts.get("handle")
-    if not handle:
-        return b""
     try:
-        return client.system(row.system).logs(handle, name, offset, PART)
+        return client.part(row, name, offset, PART)
     except OSError as error:
         raise PermanentError(f"{name} of {row.id} cannot be read here: {error.strerror}") from None
 

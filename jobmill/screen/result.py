@@ -16,7 +16,6 @@ from jobmill.screen.moment import duration
 if TYPE_CHECKING:
     from jobmill.client import Client
     from jobmill.ledger.following import Following
-    from jobmill.systems.system import ExecutionSystem
 
 FULL = 20  # jobs up to which every one is told with its output
 LINES = 10  # of stdout, at its end
@@ -96,27 +95,25 @@ def _show_stream(client: Client, row: JobRow, stream: str, most: int) -> None:
 
 def tail(client: Client, row: JobRow, stream: str, most: int) -> tuple[list[str], bool]:
     """Return the last lines of a stream, and whether there was more; nothing where it cannot be read from here."""
-    handle = row.facts.get("handle")
-    if not handle:
+    if not row.facts.get("handle"):
         return [], False
     try:
-        system = client.system(row.system)
-        begin = max(0, _size(system, handle, stream) - BYTES)
-        data = system.logs(handle, stream, begin, BYTES)
+        begin = max(0, _size(client, row, stream) - BYTES)
+        data = client.part(row, stream, begin, BYTES)
     except (JobmillError, OSError, ValueError):
         return [], False
     lines = terminal.clean_lines(data.decode("utf-8", "replace"))
     return lines[-most:], begin > 0 or len(lines) > most
 
 
-def _size(system: ExecutionSystem, handle: str, stream: str) -> int:
+def _size(client: Client, row: JobRow, stream: str) -> int:
     """Return how long a stream is: some 60 looks for its last byte in a terabyte, and nothing else is read."""
     low, high = 0, 1 << 16
-    while high < 1 << 50 and system.logs(handle, stream, high, 1):
+    while high < 1 << 50 and client.part(row, stream, high, 1):
         low, high = high + 1, high * 2
     while low < high:
         middle = (low + high) // 2
-        if system.logs(handle, stream, middle, 1):
+        if client.part(row, stream, middle, 1):
             low = middle + 1
         else:
             high = middle

@@ -26,7 +26,8 @@ class Flight:
         """Return what the record knows it by."""
         return launch_name(self.job_id, self.arrival), self.run, self.fence
 
-    def end(self, exit_text: str) -> str:
-        """Return its end as an entry of Exit_Queue."""
+    def end(self, exit_text: str, *, far: bool = False) -> str:
+        """Return its end as an entry of Exit_Queue; ``far``: what it left has to be brought home."""
         judge = f',"judge":{self.judge}' if self.judge else ""
+        judge += f',"system":"{self.system}"' if far else ""
         return f'{{"id":"{self.job_id}","run":{self.run},"arrival":{self.arrival},"exit":{exit_text}{judge}}}'

@@ -274,7 +274,9 @@ class Starter(Work):
                     elif any(word in notice.exit for word in NOT_NOW):
                         self._put_off(flight, str(json.loads(notice.exit).get("message", "")))
                     elif '"reason":"taken"' not in notice.exit:  # else its lease runs out, and it is settled
-                        self._push(flight.end(notice.exit))
+                        self._push(
+                            flight.end(notice.exit, far=system.stages and '"aborted_before_running"' not in notice.exit)
+                        )
 
     def flush(self, now: float) -> float | None:
         """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""

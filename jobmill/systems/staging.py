@@ -222,5 +222,5 @@ def amounts(some: int, whole: int) -> str:
     """Return ``2.1 of 5 GB``: bytes in the unit that suits the whole."""
     for size, unit in ((10**12, "TB"), (10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
         if whole >= size:
-            return f"{some / size:.3g} of {whole / size:.3g} {unit}"
+            return f"{some / size:.4g} of {whole / size:.4g} {unit}"
     return f"{some} of {whole} bytes"

@@ -224,6 +224,7 @@ class ExecutionSystem(ABC):
     surveys: ClassVar[bool] = False  # True: it answers for all its launches at once (`survey`), which is asked instead
     stages: ClassVar[bool] = False  # it shares no files with us: `stage_in` before, `stage_out` after a run
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys
+    stage_patience: float = 3600.0  # seconds for which `stage_out` is tried again where it is out of reach
     absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost
 
     name: str  # its name in the configuration
@@ -277,7 +278,9 @@ class ExecutionSystem(ABC):
         """Bring the inputs of one launch to where it will run; return the submission as it is to be submitted.
 
         Blocks, and is called off the launching thread, on an instance of its own. Doing it again for the same token
-        goes on where it stopped. Raises StageFailed for what will never work (no such file), SystemUnavailable.
+        goes on where it stopped. ``progress`` has to be called often: it raises StageStopped when the files are not
+        wanted any more, and a minute without it counts as a file system that does not answer. Raises StageFailed for
+        what will never work (no such file), SystemUnavailable. Who does not override it takes no inputs.
         """
         return submission
 
@@ -285,8 +288,8 @@ class ExecutionSystem(ABC):
         """Bring what an ended launch left into ``folder`` here: stdout and stderr, its own files, what ``globs`` match.
 
         Only where `stages`. Globs are relative to the working directory; what they match comes to ``outputs/``. Returns
-        those that match nothing. Blocks, as `stage_in` does, and may be repeated. Raises StageFailed (a full disk
-        here, a file that changes all the time), SystemUnavailable.
+        those that match nothing. Blocks, as `stage_in` does, and may be repeated; without globs it is quick. Raises
+        StageFailed (a file that changes all the time), SystemUnavailable (a full disk here, too: it may pass).
         """
         raise NotImplementedError(f"{self.kind} shares its files with us")
 

@@ -1,5 +1,5 @@
 -- Launches that were left to the poll of their endpoint: ARGV = lane suffix, system, least score in Running_Queue (as
--- ZRANGEBYSCORE takes it), how many. Who is being cancelled, killed or looked for has polls of its own and is left out.
+-- ZRANGEBYSCORE takes it), how many. Who is being cancelled, killed, looked for or brought home has polls of its own and is left out.
 -- Answer: the time (ms), the least score to go on with ('' when this is all), then 8 values a job: id, run, arrival,
 -- state, handle, native state, progress, '1' where its spec may have terms for the judge. A page ends with all of one
 -- score.
@@ -19,8 +19,8 @@ end
 local found = { string.format('%.0f', NOW), more }
 for _, id in ipairs(ids) do
   local v = call('HMGET', P .. 'Job:' .. id, 'system', 'run', 'state', 'handle', 'wish', 'killed', 'absent',
-    'native_state', 'progress', 'score')
-  if v[1] == system and v[4] and POLLED[v[3]] and not v[5] and not v[6] and not v[7] then
+    'native_state', 'progress', 'score', 'exited')
+  if v[1] == system and v[4] and POLLED[v[3]] and not v[5] and not v[6] and not v[7] and not v[11] then
     local spec = call('GET', P .. 'Spec:' .. id) or ''
     local terms = (spec:find('"outputs":', 1, true) or spec:find('"retry":', 1, true)) and '1' or ''
     local at = #found

@@ -45,7 +45,7 @@ for e = 1, n do
       call('RPUSH', j.key .. ':runs', '{"run":' .. j.run .. ',"state":"' .. state .. '","time":' .. NOW / 1000 ..
         ',"exit":' .. exit .. '}')
       call('HDEL', j.key, 'owner', 'handle', 'started', 'native', 'progress', 'absent', 'killed', 'host', 'native_state',
-        'full')
+        'full', 'exited', 'exited_at')
       call('HINCRBY', j.key, 'fence', 1)
       call('HSET', j.key, 'run', j.run + 1)
       call('HINCRBY', j.key, 'retries', 1)

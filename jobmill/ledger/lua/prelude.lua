@@ -168,7 +168,7 @@ end
 local function finish(j, state, exit) -- law 8: one script leaves the queue, frees, ends, notifies and tells
   unindex(j)
   leave_sets(j)
-  if j.full or j.progress then call('HDEL', j.key, 'full', 'progress') end
+  if j.full or j.progress then call('HDEL', j.key, 'full', 'progress', 'exited', 'exited_at') end
   call('HSET', j.key, 'state', state, 'exit', exit, 'ended', NOW, 'holds', '', 'owner', '')
   index_end(j, state)
   note(j, state)

@@ -12,7 +12,7 @@ for i = 1, #ARGV do
     call('RPUSH', j.key .. ':runs', '{"run":' .. j.run .. ',"state":"' .. j.state .. '","time":' .. (had[2] or 0) / 1000 ..
       ',"exit":' .. (had[1] or '{}') .. '}')
     call('HDEL', j.key, 'exit', 'ended', 'wish', 'handle', 'started', 'native', 'retries', 'seals', 'aborts', 'absent',
-      'killed', 'blocked', 'host', 'native_state')
+      'exited', 'exited_at', 'killed', 'blocked', 'host', 'native_state')
     call('HINCRBY', j.key, 'fence', 1)
     call('HSET', j.key, 'run', j.run + 1)
     j.blocked = nil

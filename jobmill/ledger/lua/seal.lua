@@ -20,7 +20,7 @@ for e = 1, n do
     call('RPUSH', j.key .. ':runs', cjson.encode({ run = tonumber(j.run), exit_status = 'aborted_before_running',
       reason = 'sealed', evidence = ARGV[a + 4], time = NOW / 1000 }))
     call('HDEL', j.key, 'owner', 'handle', 'started', 'native', 'progress', 'absent', 'killed', 'host',
-      'native_state')
+      'native_state', 'exited', 'exited_at')
     call('HINCRBY', j.key, 'fence', 1)
     call('HINCRBY', j.key, 'seals', 1)
     call('HSET', j.key, 'run', j.run + 1)

@@ -8,6 +8,7 @@ seconds for which the launch may have been under way; a host that is up for less
 import base64
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Launches = list[tuple[str, float]]
 
 FILES = ("entry", "entries", "digest", "make_folder", "target", "link", "rename", "finish", "remove", "room")
+PATIENCE = 2.0  # seconds of one question
 MARGIN = 60.0  # seconds by which clocks may have drifted, and a boot takes
 
 
@@ -79,15 +81,58 @@ class Desk:
             "files": far_files.small(folder, names, most),
         }
 
-    def stage(self, token: str) -> str:
-        """Return the folder in which inputs wait for a launch."""
-        self._launches.folder(token)  # that it is a token
-        return _text(os.path.join(self._spool, b"stage", run_folder.encode(token)))
+    def stage(self, token: str, workdir: "str | None") -> "list[str | None]":
+        """Return the folder in which inputs wait for a launch, and its working directory; None: its run folder."""
+        folder = self._launches.folder(token)
+        place = None
+        if workdir is not None:
+            place = _text(os.path.join(folder, os.path.expanduser(run_folder.encode(workdir))))
+        return [_text(self._stage(token)), place]
 
-    def facts(self) -> "dict[str, Any]":
-        """Return what `check` shows: free MiB on the spool's disk, cores, load, seconds since boot."""
+    def tidy(self, launches: "Launches") -> None:
+        """Remove inputs that wait for launches which will not come, or did not take them."""
+        for token, _ in launches:
+            shutil.rmtree(self._stage(token), ignore_errors=True)
+
+    def prune(self, older: float) -> int:
+        """Remove run folders whose launches ended so many seconds ago, for some time; return how many were removed."""
+        count, until = 0, time.monotonic() + PATIENCE
+        jobs = os.path.join(self._spool, b"jobs")
+        for job in os.listdir(jobs):
+            for name in os.listdir(os.path.join(jobs, job)):
+                folder = os.path.join(jobs, job, name)
+                if time.monotonic() > until:
+                    return count
+                if self._ended_before(folder, time.time() - older):
+                    shutil.rmtree(folder, ignore_errors=True)
+                    count += 1
+            try:
+                os.rmdir(os.path.join(jobs, job))  # as long as another run is there it is not empty
+            except OSError:
+                pass
+        return count
+
+    def _ended_before(self, folder: bytes, moment: float) -> bool:
+        try:
+            if os.stat(os.path.join(folder, b"run")).st_mtime > moment:
+                return False
+            run = run_folder.read(folder)
+        except OSError:
+            return False
+        return run is not None and run.end is not None
+
+    def _stage(self, token: str) -> bytes:
+        self._launches.folder(token)  # that it is a token
+        return os.path.join(self._spool, b"stage", run_folder.encode(token))
+
+    def facts(self, token: "str | None" = None) -> "dict[str, Any]":
+        """Return what `check` shows: free MiB on the spool's disk, cores, load, seconds since boot.
+
+        ``token``: of a launch; have inputs been brought here for it?
+        """
         disk = os.statvfs(self._spool)
         return {
+            "staged": token is not None and os.path.isdir(self._stage(token)),
             "free": disk.f_bavail * disk.f_frsize >> 20,
             "cores": len(os.sched_getaffinity(0)),
             "load": os.getloadavg()[0],

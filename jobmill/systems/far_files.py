@@ -8,6 +8,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 
 from jobmill.systems import run_folder
 
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     Facts = list[Any]  # name, kind, size, mode, version: the fields of an Entry
 
+PATIENCE = 2.0  # seconds of one question
 PIECE = 1 << 20  # bytes that are read at once
+_digests: "dict[str, tuple[int, Any]]" = {}  # path -> those that are being made
 KINDS = {stat.S_IFREG: "file", stat.S_IFDIR: "folder", stat.S_IFLNK: "link"}
 
 
@@ -42,18 +45,22 @@ def entries(folder: str) -> "list[Facts]":
     return found
 
 
-def digest(path: str) -> str:
-    """Return the BLAKE2b digest of a file's content, in hex."""
-    found = hashlib.blake2b()
-    fd = _open(run_folder.encode(path))
-    try:
-        while True:
-            piece = os.read(fd, PIECE)
-            if not piece:
-                return found.hexdigest()
-            found.update(piece)
-    finally:
-        os.close(fd)
+def digest(path: str, begin: bool) -> "str | None":
+    """Return the BLAKE2b digest of a file's content in hex, or None after some seconds: then ask on."""
+    if begin and path in _digests:
+        os.close(_digests.pop(path)[0])
+    if path not in _digests:
+        _digests[path] = (_open(run_folder.encode(path)), hashlib.blake2b())
+    fd, found = _digests[path]
+    until = time.monotonic() + PATIENCE
+    while time.monotonic() < until:
+        piece = os.read(fd, PIECE)
+        if not piece:
+            os.close(fd)
+            del _digests[path]
+            return str(found.hexdigest())
+        found.update(piece)
+    return None
 
 
 def make_folder(path: str) -> None:

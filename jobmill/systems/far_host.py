@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import paramiko
 
 from jobmill.systems.desk import Desk
 from jobmill.systems.far_guard import FarGuard, Open
@@ -25,6 +27,7 @@ class FarHost:
         self,
         name: str,
         open_: Open,
+        sftp: Callable[[], paramiko.SFTPClient],
         *,
         system: str,  # its name in the configuration
         slots: int | None = None,  # None: as many as it has cores
@@ -35,7 +38,7 @@ class FarHost:
         shell: str = "/bin/sh",  # SHELL of the jobs
         env: Mapping[str, str] | None = None,  # on top of the clean environment
     ) -> None:
-        self.name = name
+        self.name, self.sftp = name, sftp
         self.given_slots = slots
         self.most: int | None = None  # of the whole system, where that is less
         self.channel: GuardChannel | None = None

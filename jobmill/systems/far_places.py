@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from jobmill.systems.far_host import FarHost
 from jobmill.systems.system import Token
 
 NO_MARKER = ("no marker", "rebooted since")
+PRUNE = 600.0  # seconds between two looks for what ended long ago
 MOST = 100_000  # launches whose host is kept in mind
 
 Ages = Mapping[Token, float]  # seconds for which a launch may have been under way
@@ -20,8 +22,10 @@ Ages = Mapping[Token, float]  # seconds for which a launch may have been under w
 class Places:
     """The launches on a number of hosts, which may come and go."""
 
-    def __init__(self, hosts: Mapping[str, FarHost]) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: Mapping[str, FarHost], keep: float | None) -> None:
+        """``keep``: seconds for which run folders of ended launches stay there; None: for ever."""
+        self._hosts, self._keep = hosts, keep
+        self._prune_at = 0.0
         self._known: dict[Token, str] = {}  # launches that were seen on a host, and not as sealed there
 
     def of(self, token: Token) -> FarHost | None:
@@ -94,6 +98,15 @@ class Places:
             for i, token in enumerate(tokens):
                 gone[token] = gone[token] and not isinstance(answer, SystemUnavailable) and bool(answer[i])
         return gone
+
+    def tidy(self, asked: Ages) -> None:
+        """Let hosts drop what was staged for launches that need it no more, and now and then what ended long ago."""
+        self._ask("tidy", {token: age for token, age in asked.items() if self.of(token)}, DEADLINE)
+        if self._keep is None or time.monotonic() < self._prune_at or not asked:
+            return
+        self._prune_at = time.monotonic() + PRUNE
+        record = launch_token.record_and_arrival(launch_token.life_of(next(iter(asked))))[0]
+        ask_all([(host.desk(record), {"older": self._keep}) for host in self._hosts.values()], "prune")
 
     def _ask(
         self, verb: str, asked: Ages, deadline: float, **values: Any

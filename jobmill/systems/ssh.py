@@ -9,18 +9,22 @@ A handle is ``<Unix time>/<token>``: since then, at the earliest, the launch has
 
 from __future__ import annotations
 
+import contextlib
+import random
 import select
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobmill.errors import SystemUnavailable
-from jobmill.systems import launch_token, run_folder
+from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.systems import far_stage, launch_token, run_folder
 from jobmill.systems.desk import ask_all
 from jobmill.systems.far_check import check_host
 from jobmill.systems.far_host import FarHost
+from jobmill.systems.far_place import FarPlace
 from jobmill.systems.far_places import Places
 from jobmill.systems.guard_channel import WITHDRAWN
 from jobmill.systems.leader import Leader
@@ -35,6 +39,7 @@ from jobmill.systems.system import (
     Launch,
     NativeState,
     Observation,
+    Progress,
     Settled,
     Start,
     Submission,
@@ -54,15 +59,18 @@ class SshSystem(ExecutionSystem):
 
     kind: ClassVar[str] = "ssh"
     launches_at_once: ClassVar[bool] = True
+    stages: ClassVar[bool] = True
     poll_interval: ClassVar[float] = 15.0
     absence_grace: ClassVar[float] = 10.0
 
-    def __init__(self, *, name: str, hosts: Sequence[FarHost], spool: Path, paths: Mapping[str, str]) -> None:
-        """``paths``: folders here -> where their files are seen on the hosts."""
+    def __init__(
+        self, *, name: str, hosts: Sequence[FarHost], spool: Path, paths: Mapping[str, str], keep: float | None = None
+    ) -> None:
+        """``paths``: folders here -> where their files are seen on the hosts; ``keep``: of run folders, seconds."""
         self.name = name
         self.hosts = {host.name: host for host in hosts}
         self.paths = dict(paths)
-        self._places = Places(self.hosts)
+        self._places = Places(self.hosts, keep)
         self._since = int(time.time())
         self._leader = Leader(spool / f"{name}.leader")
         self._line: deque[tuple[Submission, float]] = deque()  # accepted and not sent, since when
@@ -73,8 +81,8 @@ class SshSystem(ExecutionSystem):
     @classmethod
     def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> SshSystem:
         """Make the system from its mapping; raise ConfigError for an unknown option or a value that cannot be."""
-        hosts, paths = hosts_of(name, options, Path(spool))
-        return cls(name=name, hosts=hosts, spool=Path(spool), paths=paths)
+        hosts, paths, keep = hosts_of(name, options, Path(spool))
+        return cls(name=name, hosts=hosts, spool=Path(spool), paths=paths, keep=keep)
 
     @classmethod
     def limits(cls, slots: int | None, limit: int | None, options: Mapping[str, Any]) -> Mapping[str, int | None]:
@@ -132,8 +140,10 @@ class SshSystem(ExecutionSystem):
                 host.channel.withdraw(tokens)
 
     def forget(self, handles: Sequence[Handle]) -> None:
-        """Expect no end of these any more; what is in their folders stays."""
+        """Expect no end of these any more, drop what was staged for them alone; run folders stay for `keep`."""
         tokens = [_token(handle) for handle in handles]
+        with contextlib.suppress(SystemUnavailable):  # it is only tidying up
+            self._places.tidy(self._asked(handles))
         for host in self.hosts.values():
             if host.channel is not None:
                 host.channel.forget(tokens)
@@ -205,6 +215,49 @@ class SshSystem(ExecutionSystem):
         while self._line and self._line[0][1] < late:
             record = run_folder.never_started("unreachable", words)
             self._notices.append(End(token=self._line.popleft()[0].token, exit=record))
+
+    # Staging: beside the loop, by an instance of its own.
+
+    def stage_in(self, submission: Submission, progress: Progress) -> Submission:
+        """Bring the inputs to the host that has some of them already, or is the least busy; it takes the launch."""
+        if not submission.inputs:
+            return submission
+        host = self._stage_host(submission)
+        desk = host.desk(_record(submission.token))
+        place = FarPlace(desk, host.sftp)
+        try:
+            return replace(far_stage.bring(desk, place, submission, progress), place=host.name)
+        finally:
+            place.close()
+            desk.close()  # the host allows for few channels
+
+    def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
+        """Bring home what a launch left on its host."""
+        token = _token(handle)
+        self._places.look(self._asked([handle]), deadline=LOGS)
+        host = self._places.of(token)
+        if host is None:
+            raise StageFailed("no host has its run folder any more")
+        desk = host.desk(_record(token))
+        place = FarPlace(desk, host.sftp)
+        try:
+            return far_stage.fetch(desk, place, token, folder, globs, progress)
+        finally:
+            place.close()
+
+    def _stage_host(self, submission: Submission) -> FarHost:
+        hosts = [host for host in self.hosts.values() if submission.place in (None, host.name)]
+        record = _record(submission.token)
+        asked = [(host.desk(record), {"token": submission.token}) for host in hosts]
+        answers = list(zip(hosts, ask_all(asked, "facts", deadline=LOGS), strict=True))
+        found = [(host, answer) for host, answer in answers if not isinstance(answer, SystemUnavailable)]
+        if not found:
+            raise SystemUnavailable("; ".join(str(answer) for _, answer in answers) or "there is no such host")
+        chosen, _ = min(found, key=lambda it: (not it[1]["staged"], it[1]["load"] / it[1]["cores"], random.random()))
+        for host in hosts:
+            if host is not chosen:
+                host.desk(record).close()
+        return chosen
 
     # Looking: from any process.
 

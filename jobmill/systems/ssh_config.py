@@ -22,13 +22,19 @@ from jobmill.systems.ssh_host import SshHost
 from jobmill.systems.ssh_link import SshLink
 
 OWN = ("slots", "python", "folder", "kill_grace", "path", "shell", "env")  # of each host, besides those of the login
-OF_ALL = ("hosts", "paths")  # of the system alone
+KEEP = 7 * 86400.0  # seconds for which the run folders of ended launches stay on their host
+OF_ALL = ("hosts", "paths", "keep")  # of the system alone
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROGRAM = re.compile(r"[A-Za-z0-9_./+~-]{1,200}")  # goes into a login shell's line
 
 
-def hosts_of(system: str, options: Mapping[str, Any], spool: Path) -> tuple[list[FarHost], dict[str, str]]:
-    """Return the hosts, and the folders here that are seen elsewhere there; raise ConfigError. Connects to nothing."""
+def hosts_of(
+    system: str, options: Mapping[str, Any], spool: Path
+) -> tuple[list[FarHost], dict[str, str], float | None]:
+    """Return the hosts, the folders here that are seen elsewhere there, and for how long run folders are kept.
+
+    Raises ConfigError. Connects to nothing.
+    """
     where = f"systems.{system}"
     if not _NAME.fullmatch(system):
         raise ConfigError(f"{where}: a system's name is letters, digits, `.`, `_` and `-`, at most 64")
@@ -61,7 +67,11 @@ def hosts_of(system: str, options: Mapping[str, Any], spool: Path) -> tuple[list
     for here, there in paths.items():
         if not all(isinstance(path, str) and path.startswith("/") for path in (here, there)):
             raise ConfigError(f"{where}.paths: {here!r}: {there!r} are not two absolute paths")
-    return hosts, {here.rstrip("/") or "/": there.rstrip("/") for here, there in paths.items()}
+    keep = options.get("keep", KEEP)
+    if keep is not False and (isinstance(keep, bool) or not isinstance(keep, int | float) or not 600 <= keep < 1e10):
+        raise ConfigError(f"{where}.keep: {keep!r} is neither a number of seconds from 600 nor false")
+    translated = {here.rstrip("/") or "/": there.rstrip("/") for here, there in paths.items()}
+    return hosts, translated, None if keep is False else float(keep)
 
 
 def host(system: str, name: str, options: Mapping[str, Any], where: str, spool: Path) -> FarHost:
@@ -92,9 +102,11 @@ def host(system: str, name: str, options: Mapping[str, Any], where: str, spool: 
     if not all(isinstance(key, str) and key and "=" not in key for key in env):
         raise ConfigError(f"{where}.env: write a mapping of names to texts")
     login = SshHost.of(name, {key: value for key, value in options.items() if key in LOGIN}, where)
+    link = SshLink(login, Path(spool) / "ssh")
     return FarHost(
         name,
-        SshLink(login, Path(spool) / "ssh").open,
+        link.open,
+        link.sftp,
         system=system,
         slots=slots,
         python=python,

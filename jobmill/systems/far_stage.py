@@ -1,0 +1,78 @@
+"""Brings the inputs of a launch to a far host, and home what it left there."""
+
+from __future__ import annotations
+
+import base64
+import posixpath
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.systems.desk import Desk
+from jobmill.systems.far_place import FarPlace
+from jobmill.systems.place import Here, Kind
+from jobmill.systems.retrieval import FIRST, OWN, bring_home
+from jobmill.systems.staging import Item, Staging, shown, told, walk
+from jobmill.systems.system import Progress, Submission, Token
+
+SMALL = 1 << 16  # bytes of a file that comes with the desk's answer
+DEADLINE = 30.0  # seconds for an answer; nobody waits for this thread
+
+
+def bring(desk: Desk, place: FarPlace, submission: Submission, progress: Progress) -> Submission:
+    """Bring the inputs; return the submission with the folder from which its launch takes them, if it does."""
+    here = Here()
+    items = walk(here, submission.inputs, progress)
+    stage, workdir = desk.ask("stage", deadline=DEADLINE, token=submission.token, workdir=submission.workdir)
+    if workdir is not None:
+        with told(workdir):
+            found = place.entry(workdir, follow=True)
+        if found is None or found.kind is not Kind.FOLDER:
+            raise StageFailed(f"{shown(workdir)} is no folder there; make it, or leave workdir: out")
+        _room(place, items, workdir)
+        Staging(here, place, progress).bring(items, workdir, replace=False)
+        return submission
+    with told(stage):
+        place.make_folder(stage)
+    _room(place, items, stage)
+    Staging(here, place, progress).bring(items, stage, replace=True)
+    return replace(submission, staged=stage)
+
+
+def fetch(desk: Desk, place: FarPlace, token: Token, home: Path, globs: Sequence[str], progress: Progress) -> list[str]:
+    """Bring home what a launch left; return the globs that match nothing.
+
+    Mostly that is a few small files, which come with one answer.
+    """
+    left = desk.ask("left", deadline=DEADLINE, token=token, names=[*FIRST, *OWN], most=SMALL)
+    if not left:
+        raise StageFailed("its run folder is not there any more")
+    files = left["files"]
+    if globs or "job.yaml" in files or any(content is None for _, content in files.values()):
+        return bring_home(place, left["folder"], left["workdir"], str(home), globs, progress)
+    here = Here(durable=True)
+    with told(str(home)):
+        here.make_folder(str(home))
+        for name in [name for name in (*FIRST, *OWN) if name in files]:
+            facts, content = files[name]
+            path = str(home / name)
+            here.write(f"{path}.new", [base64.b64decode(content)], int(facts[3]))
+            here.rename(f"{path}.new", path, replace=True)
+    return []
+
+
+def _room(place: FarPlace, items: Sequence[Item], folder: str) -> None:
+    """Refuse what the disk there can never hold, or cannot hold now, before any of it is sent."""
+    with told(folder):
+        free, whole = place.room(folder)
+    files = [item for item in items if item.entry.kind is Kind.FILE]
+    size = sum(item.entry.size for item in files)
+    if size > whole:
+        raise StageFailed(f"the inputs have {size:,} bytes, and the whole disk of {folder} there {whole:,}")
+    if size > free:
+        with told(folder):
+            here = [place.entry(posixpath.join(folder, item.target), follow=True) for item in files]
+        have = sum(found.size for found in here if found is not None)
+        if size - have > free:
+            raise SystemUnavailable(f"{folder}: the inputs need {size - have:,} bytes, {free:,} are free there")

@@ -95,6 +95,11 @@ class Sshd:
         return self.folder / "id"
 
     @property
+    def home(self) -> Path:
+        """What commands have as HOME; sftp starts in the user's real one."""
+        return self.folder / "home"
+
+    @property
     def known_hosts(self) -> Path:
         """A file that knows this host."""
         return self.folder / "known_hosts"
@@ -139,6 +144,7 @@ class Sshd:
         """Start it and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
+        self.home.mkdir(exist_ok=True)
         if not (self.folder / "host").exists():
             make_key(self.folder / "host")
             self.know()
@@ -165,7 +171,8 @@ class Sshd:
             "MaxSessions 100",
             "PrintMotd no",
             "LogLevel VERBOSE",
-            *(f"SetEnv {name}={value}" for name, value in self.environment.items()),
+            # a home of its own: the .bashrc of whoever runs the tests is none of theirs. One line: sshd reads one
+            "SetEnv " + " ".join(f"{k}={v}" for k, v in ({"HOME": str(self.home)} | self.environment).items()),
         ]
         config = self.folder / "sshd_config"
         config.write_text("\n".join(lines) + "\n")

@@ -168,7 +168,7 @@ class TestStreams:
         sock.shutdown(socket.SHUT_WR)
         assert rest(sock) == b"some\0bytes\xff\nlast\n"
 
-    def test_what_goes_to_stderr_comes_in_order(self, sshd: Sshd, make_link: MakeLink) -> None:
+    def test_stdout_and_stderr_are_one(self, sshd: Sshd, make_link: MakeLink) -> None:
         assert output(make_link(sshd), "echo a; echo b >&2; echo c") in (b"a\nb\nc\n", b"a\nc\nb\n")
 
     def test_the_command_that_ends_its_output_still_reads(

@@ -2,7 +2,7 @@
 
     with one_sshd(folder) as host:           # any user; 127.0.0.1, a free port, keys of its own
     with three_hosts(folder) as farm:        # root; h1 … h3 in namespaces on a bridge
-        farm.cut(1); farm.join(1); farm.slow(2, delay="50ms", rate="1mbit")
+        farm.cut(1); farm.join(1); farm.slow(2, rate="1mbit")
 
 The bridge lies in the initial namespace and has an address there, so that the tests, and whatever they start, reach
 the hosts without being started in a special place; the hosts reach each other and us, nothing else. Names and
@@ -88,6 +88,7 @@ class Sshd:
     settings: tuple[str, ...] = ()  # lines of sshd_config that come before ours
     environment: dict[str, str] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
+    looks: int = 0  # connections that only asked whether it answers
 
     @property
     def key(self) -> Path:
@@ -122,8 +123,8 @@ class Sshd:
 
     @property
     def attempts(self) -> int:
-        """How many connections it has seen."""
-        return self.log.count("Connection from")
+        """How many connections it has seen, without those of `start`."""
+        return self.log.count("Connection from") - self.looks
 
     def options(self, **more: Any) -> dict[str, Any]:
         """Return the options of a system for this host."""
@@ -153,8 +154,7 @@ class Sshd:
             shutil.copyfile(self.folder / "id.pub", self.folder / "authorized_keys")
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # the server's privilege separation wants it
-        lines = [
-            *self.settings,
+        ours = [
             f"Port {self.port}",
             f"ListenAddress {self.address}",
             f"HostKey {self.folder / 'host'}",
@@ -174,6 +174,9 @@ class Sshd:
             # a home of its own: the .bashrc of whoever runs the tests is none of theirs. One line: sshd reads one
             "SetEnv " + " ".join(f"{k}={v}" for k, v in ({"HOME": str(self.home)} | self.environment).items()),
         ]
+        # the first line of a keyword counts, but for HostKey, which adds, and Subsystem, which must not be there twice
+        taken = {line.split()[0] for line in self.settings} - {"HostKey"}
+        lines = [*self.settings, *(line for line in ours if line.split()[0] not in taken)]
         config = self.folder / "sshd_config"
         config.write_text("\n".join(lines) + "\n")
         run(SSHD, "-t", "-f", str(config))
@@ -187,7 +190,11 @@ class Sshd:
         )
         until = time.monotonic() + 10
         while time.monotonic() < until:
-            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), timeout=1):
+            with contextlib.suppress(OSError):
+                socket.create_connection((self.address, self.port), timeout=1).close()
+                self.looks += 1
+                while self.attempts < 0 and time.monotonic() < until:  # until it has logged this one
+                    time.sleep(0.01)
                 return self
             if self.process.poll() is not None:
                 break
@@ -324,11 +331,22 @@ class Farm:
         """Plug it in again."""
         run("ip", "link", "set", self._cable(n), "master", self._bridge)
 
-    def slow(self, n: int, *, delay: str = "0ms", rate: str | None = None) -> None:
-        """Make the way to and from host ``n`` slow: ``delay`` each way ("50ms"), ``rate`` ("10mbit")."""
-        shape = ["netem", "delay", delay, *(["rate", rate] if rate else [])]
-        run("tc", "qdisc", "replace", "dev", self._cable(n), "root", *shape)
-        run("ip", "netns", "exec", self._space(n), "tc", "qdisc", "replace", "dev", "eth0", "root", *shape)
+    def slow(self, n: int, *, rate: str, delay: str | None = None) -> None:
+        """Let ``rate`` ("10mbit") pass to and from host ``n``, ``delay`` ("50ms") later each way.
+
+        Raises Missing for a delay where the kernel has no netem; a rate alone it can keep without.
+        """
+        netem = ["netem", "delay", delay or "0ms", "rate", rate]
+        for shape in (netem, ["tbf", "rate", rate, "burst", "32kb", "latency", "200ms"]):
+            try:
+                run("tc", "qdisc", "replace", "dev", self._cable(n), "root", *shape)
+                run("ip", "netns", "exec", self._space(n), "tc", "qdisc", "replace", "dev", "eth0", "root", *shape)
+                return
+            except AssertionError as error:
+                if "qdisc kind is unknown" not in str(error) or shape is not netem:
+                    raise
+                if delay:
+                    raise Missing("this kernel has no netem, which delays packets: modprobe sch_netem") from error
 
     def fast(self, n: int) -> None:
         """End `slow`."""

@@ -26,6 +26,8 @@ FIRST = 1.0  # seconds of the first pause after a failure; each next one is twic
 LONGEST = 60.0  # seconds
 REFUSED = 300.0  # seconds after the host said no to all keys: fail2ban bans who comes back at once
 HEALTHY = 10.0  # seconds of life after which a broken connection is no failure of the login
+FULL = 1.0  # seconds until a host that opened no further session is asked again
+FREED = 0.1  # seconds, when one of ours has just been closed
 OPENERS = 8  # channels that are opened at the same time
 STUCK_MOST = 4  # logins that never came back (an agent that waits for somebody) before no more are begun
 
@@ -66,6 +68,8 @@ class Gate:
         self._until = 0.0  # no login before
         self._seen: tuple[object, ...] = ()  # keys and files as they were at the failure
         self._full_until = 0.0  # the host opens no more sessions on this connection now
+        self._full_words = ""
+        self._freed = 0.0  # when the last channel was closed
         self._sessions: Callable[[], int] = lambda: 0
 
     def count_sessions(self, sessions: Callable[[], int]) -> None:
@@ -84,7 +88,8 @@ class Gate:
 
     def freed(self) -> None:
         """A channel has been closed: another one may find room."""
-        self._full_until = min(self._full_until, time.monotonic() + 0.02)  # the host needs a moment to notice
+        self._freed = time.monotonic()
+        self._full_until = min(self._full_until, self._freed + 0.02)  # the host needs a moment to notice
 
     def step(self) -> float | None:
         """Do what is due; return the seconds until the next call is, None: when something happens."""
@@ -195,18 +200,20 @@ class Gate:
             it.deadline = it.deadline or now + self.host.connect_timeout
 
     def _open(self, it: Opening, login: Login) -> None:
-        """In a thread of its own, because the library waits for answers; the loop keeps the deadline."""
+        """In a thread of its own, because the library waits for answers; the loop keeps the deadline.
+
+        What failed is told by where it failed: of several opens at a time, the library may give one the other's error.
+        """
         channel: paramiko.Channel | None = None
-        full, words = False, ""
+        full, words = True, ""
         try:
             channel = login.transport.open_session(timeout=self.host.connect_timeout)
+            full = False
             channel.set_combine_stderr(True)
             if it.kind == "command":
                 channel.exec_command(it.words)
             else:
                 channel.invoke_subsystem(it.words)
-        except paramiko.ChannelException as error:
-            full, words = True, error.text
         except (paramiko.SSHException, EOFError, OSError, ValueError) as error:
             words = str(error) or type(error).__name__
             if channel is not None:
@@ -222,13 +229,13 @@ class Gate:
         elif channel is not None:
             it.done = True
             it.answer(it, channel)
-        elif full and self._sessions() and login.alive:  # MaxSessions: wait for one that ends
-            self._full_until = time.monotonic() + 1.0
-            self._waiting.appendleft(it)
-        elif full:
-            self._refuse(it, f"{self.host.label} opens no session: {words}", False)
         elif not login.alive:
             self._refuse(it, f"{self.host.label}: the connection broke: {words}", False)
+        elif full:  # MaxSessions: wait for one that ends; a host frees it only when its command is gone, too
+            now = time.monotonic()
+            self._full_until = now + (FREED if now - self._freed < 1.0 or not self._sessions() else FULL)
+            self._full_words = words
+            self._waiting.appendleft(it)
         elif it.kind == "subsystem":
             fix = f"its sshd_config needs a line `Subsystem {it.words} …`"
             self._refuse(it, f"{self.host.label} has no {it.words}: {fix} ({words})", True)
@@ -249,12 +256,10 @@ class Gate:
             self._fail(LoginFailed(words))
         for it in [it for it in self._waiting if it.deadline is not None and it.deadline < now]:
             self._waiting.remove(it)
-            self._refuse(
-                it,
-                f"{self.host.label} opens no more than the {self._sessions()} sessions that are open: wait for one to "
-                f"end, or raise MaxSessions in its sshd_config (10 where nothing is said)",
-                False,
-            )
+            fix = "wait for one to end, or raise MaxSessions in its sshd_config (10 where nothing is said)"
+            said = f" ({self._full_words})" if self._full_words else ""
+            words = f"{self.host.label} opens no session besides the {self._sessions()} that are open: {fix}{said}"
+            self._refuse(it, words, False)
         for it in [it for it in self._under_way if it.deadline is not None and it.deadline < now]:
             self._under_way.discard(it)
             self._refuse(it, f"{self.host.label} did not open a session within {limit:g} s", False)

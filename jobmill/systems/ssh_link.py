@@ -53,8 +53,8 @@ class SshLink:
         """Start a command there, without terminal, and return at once a socket that is its stdin and its output.
 
         The first line that is read is JSON: ``{"ok": true}``, or ``{"error": words, "permanent": bool}`` and an end.
-        An end without a line: the master died; open again. SHUT_WR ends the command's stdin; close() the channel,
-        while the command lives on. Raises SystemUnavailable when no master can be had.
+        An end (or ConnectionResetError) without a line: the master died; open again. SHUT_WR ends the command's stdin;
+        close() the channel, while the command lives on. Raises SystemUnavailable when no master can be had.
         """
         return self._ask("command", command)
 

@@ -60,11 +60,10 @@ class Master:
 
     def serve(self) -> None:
         """Serve until nobody needs it."""
-        due = 0.0
-        wait: float | None = None
+        due, wait = 0.0, 0.0
         while True:
-            now = time.monotonic()
-            for fd, events in self._epoll.poll(max(0.0, min(CHECK, CHECK if wait is None else wait))):
+            ready = self._epoll.poll(wait)
+            for fd, events in ready:
                 self._event(fd, events)
             while self._posted:
                 self._posted.popleft()()
@@ -72,11 +71,17 @@ class Master:
             waits = [self._relay.turn(), self._gate.step()]
             if len(self._relay) < before:
                 self._gate.freed()
-            wait = min((it for it in waits if it is not None), default=None)
+            now = time.monotonic()
+            if ready or self._relay or self._gate.busy or self._newcomers:
+                self._needed = now
             if now >= due:
                 due = now + CHECK
-                if not self._in_place() or (self._idle(now) and self._leave()):
+                if not self._in_place():
                     break
+            if now - self._needed >= self._host.idle and self._leave():
+                break
+            waits += [due - now, self._needed + self._host.idle - now]
+            wait = max(0.0, min(it for it in waits if it is not None))
         self._relay.close()
         self._gate.close()
 
@@ -223,11 +228,6 @@ class Master:
         self._epoll.unregister(old.fileno())
         self._listen(listen(self._folder, self._name))
         old.close()
-
-    def _idle(self, now: float) -> bool:
-        if self._relay or self._gate.busy or self._newcomers or self._posted:
-            self._needed = now
-        return now - self._needed >= self._host.idle
 
     def _leave(self) -> bool:
         """Close the door; False: somebody came in at that moment, so we stay and open it again.

@@ -154,10 +154,11 @@ class Gate:
 
     def _fail(self, failed: LoginFailed) -> None:
         self._failures += 1
+        if self._failed is None or str(self._failed) != str(failed):
+            self._log(str(failed))
         pause = REFUSED if failed.refused else min(LONGEST, FIRST * 2.0 ** min(self._failures - 1, 16))
         pause *= 0.75 + 0.5 * random.random()
         self._failed, self._until, self._seen = failed, time.monotonic() + pause, self._look()
-        self._log(f"{failed}; not tried for {pause:.1f} s")
         self._refuse_all(f"{failed}; tried again in {pause:.0f} s", failed.permanent)
 
     def _lost(self, now: float) -> None:
@@ -192,6 +193,8 @@ class Gate:
     def _admit(self, login: Login, now: float) -> None:
         while self._waiting and len(self._under_way) < OPENERS and now >= self._full_until:
             it = self._waiting.popleft()
+            if it.done:  # its client is gone: nothing is started for nobody
+                continue
             if it.deadline is None:
                 it.deadline = now + self.host.connect_timeout
             self._under_way.add(it)

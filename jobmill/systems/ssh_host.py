@@ -6,6 +6,7 @@ import dataclasses
 import getpass
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,8 @@ class SshHost:
             found = dataclasses.replace(found, proxy_jump=cls._jumps(found, jump, lookup, f"{where}.proxy_jump"))
         command = text(options, "proxy_command", where)
         if command is not None:
-            found = dataclasses.replace(found, proxy_jump=(), proxy_command=None if command == "none" else command)
+            command = None if command == "none" else _expand(command, found)
+            found = dataclasses.replace(found, proxy_jump=(), proxy_command=command)
         # each host on the way is held to the same known hosts and patience; keys of its own come from ~/.ssh/config
         way = tuple(
             dataclasses.replace(
@@ -175,3 +177,9 @@ class SshHost:
         for key in ("keys", "known_hosts"):
             values[key] = tuple(values[key])
         return cls(**values)
+
+
+def _expand(command: str, host: SshHost) -> str:
+    """Fill in the tokens of a ProxyCommand as ssh_config(5) has them."""
+    values = {"%%": "%", "%h": host.address, "%n": host.alias, "%p": str(host.port), "%r": host.user}
+    return re.sub("%[%hnpr]", lambda found: values[found[0]], command)

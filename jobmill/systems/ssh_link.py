@@ -27,7 +27,6 @@ from jobmill.systems.ssh_master import LISTENER, LOCK, listen
 ROOT = str(Path(__file__).resolve().parent.parent.parent)  # what holds the package `jobmill`
 START_WAIT = 10.0  # seconds for another process to start the master, or for one that leaves to be gone
 PAUSE = 0.01  # seconds between looks at that
-LOG_MOST = 1 << 20  # bytes, after which the master's log begins anew
 ANSWER_MOST = 1 << 16  # bytes of the first line
 # what an agent, a ProxyCommand and ~/.ssh/config need; no token of a job that we may be part of
 ENVIRONMENT = frozenset(
@@ -199,8 +198,6 @@ class SshLink:
         for fd in sources:
             done.callback(os.close, fd)
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        with contextlib.suppress(OSError):
-            flags |= os.O_TRUNC if self._log.stat().st_size > LOG_MOST else 0
         env = {key: value for key, value in os.environ.items() if key in ENVIRONMENT}
         env["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, env.get("PYTHONPATH")]))
         pid = os.posix_spawn(

@@ -12,9 +12,11 @@ connection's.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import os
+import resource
 import select
 import socket
 import struct
@@ -36,6 +38,7 @@ REQUEST_MOST = 1 << 20  # bytes
 REQUEST_WAIT = 10.0  # seconds for a client to say what it wants
 CHECK = 1.0  # seconds between looks at the folder
 BACKLOG = 512
+LOG_MOST = 1 << 20  # bytes, after which the log begins anew
 
 
 class Master:
@@ -122,7 +125,11 @@ class Master:
         while True:
             try:
                 client, _ = self._listener.accept()
-            except OSError:  # nobody more, or out of descriptors
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+                    time.sleep(0.05)  # they wait in line; the loop would come back at once
                 return
             credentials = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             if struct.unpack("3i", credentials)[1] not in (0, os.geteuid()):
@@ -269,6 +276,8 @@ def listen(folder: Path, name: str) -> socket.socket:
 
 
 def _log(words: str) -> None:
+    if os.fstat(2).st_size > LOG_MOST:
+        os.ftruncate(2, 0)
     print(time.strftime("%Y-%m-%dT%H:%M:%S"), os.getpid(), words, file=sys.stderr, flush=True)
 
 
@@ -277,6 +286,9 @@ def main() -> None:
     told = json.loads(sys.stdin.buffer.read())
     os.set_inheritable(LISTENER, False)
     os.set_inheritable(LOCK, False)
+    os.chdir("/")
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     host = SshHost.from_json(told["host"])
     os.ftruncate(LOCK, 0)
     os.write(LOCK, f"{os.getpid()}\n".encode())  # for people, and for `SshLink.master`

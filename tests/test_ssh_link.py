@@ -326,6 +326,20 @@ class TestFlow:
         assert delays[len(delays) // 2] < 1.0 and delays[-1] < 5.0, delays[-5:]
         assert rss(link) < 150 << 20
 
+    def test_keys_that_are_renewed_while_much_passes(self, make_link: MakeLink, tmp_path: Path) -> None:
+        size = 30 << 20
+        with one_sshd(tmp_path / "sshd", "RekeyLimit 4M", "LogLevel DEBUG1") as server:
+            link = make_link(server, keepalive=10)
+            up, down = link.open("wc -c"), link.open(f"head -c {size} /dev/zero")
+            assert first_line(up) == first_line(down) == {"ok": True}
+            thread = threading.Thread(target=lambda: (up.sendall(bytes(size)), up.shutdown(socket.SHUT_WR)))
+            thread.start()
+            assert len(rest(down)) == size
+            thread.join()
+            assert int(rest(up)) == size
+            assert server.log.count("SSH2_MSG_NEWKEYS received") > 4
+            assert server.logins == 1
+
     def test_a_client_that_does_not_read_fills_nobodys_memory(self, sshd: Sshd, make_link: MakeLink) -> None:
         link = make_link(sshd)
         lazy = [link.open("yes") for _ in range(4)]
@@ -634,6 +648,31 @@ class TestOutage:
         answers = [refusal(link) for _ in range(5)]
         assert all("refused" in answer["error"] and not answer["permanent"] for answer in answers)
         assert "tried again in" in answers[-1]["error"]
+
+    def test_a_host_that_hangs_up_is_not_stormed(self, sshd: Sshd, make_link: MakeLink) -> None:
+        """Five seconds of eager clients: pauses of 1, 2, 4 … seconds, a quarter more or less."""
+        seen = 0
+
+        def hang_up(listener: socket.socket) -> None:
+            nonlocal seen
+            with contextlib.suppress(OSError):
+                while True:
+                    listener.accept()[0].close()
+                    seen += 1
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            thread = threading.Thread(target=hang_up, args=(listener,))
+            thread.start()
+            link = make_link(sshd, port=listener.getsockname()[1])
+            until = time.monotonic() + 5
+            asked = 0
+            while time.monotonic() < until:
+                assert "error" in refusal(link)
+                asked += 1
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+        assert asked > 50
+        assert 2 <= seen <= 4
 
     def test_a_server_that_says_nothing(self, sshd: Sshd, make_link: MakeLink) -> None:
         with socket.create_server(("127.0.0.1", 0)) as mute:

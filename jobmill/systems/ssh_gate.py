@@ -113,7 +113,7 @@ class Gate:
 
     def _begin(self, now: float) -> None:
         pause = self._until - now
-        if pause > 0 and self._failed is not None and self._failed.permanent and self._seen != self._look():
+        if pause > 0 and self._failed and self._failed.permanent and self._seen != self._look(self._failed):
             pause = 0  # somebody has changed something
         if pause > 0 and self._failed is not None:
             self._refuse_all(f"{self._failed}; tried again in {pause:.0f} s", self._failed.permanent)
@@ -158,7 +158,7 @@ class Gate:
             self._log(str(failed))
         pause = REFUSED if failed.refused else min(LONGEST, FIRST * 2.0 ** min(self._failures - 1, 16))
         pause *= 0.75 + 0.5 * random.random()
-        self._failed, self._until, self._seen = failed, time.monotonic() + pause, self._look()
+        self._failed, self._until, self._seen = failed, time.monotonic() + pause, self._look(failed)
         self._refuse_all(f"{failed}; tried again in {pause:.0f} s", failed.permanent)
 
     def _lost(self, now: float) -> None:
@@ -177,10 +177,12 @@ class Gate:
         for it in list(self._under_way):
             self._refuse(it, f"{self.host.label}: the connection broke{why}", False)
 
-    def _look(self) -> tuple[object, ...]:
-        """Return what a login depends on here, to see that somebody changed it."""
+    def _look(self, failed: LoginFailed) -> tuple[object, ...]:
+        """Return what would have helped this login here, to see that somebody changed it."""
         seen: list[object] = [self.agent, os.environ.get("SSH_AUTH_SOCK")]
-        for file in (*self.host.known_hosts, *self.host.keys):
+        # what others connect to, and so add to known_hosts, is no reason to offer a refused key again
+        known = () if failed.refused else [file for it in self.host.way for file in it.known_hosts]
+        for file in (*known, *(file for it in self.host.way for file in it.keys)):
             try:
                 found = Path(file).stat()
                 seen.append((file, found.st_mtime_ns, found.st_size, found.st_ino))

@@ -145,6 +145,11 @@ class SshHost:
         return tuple(way)
 
     @property
+    def way(self) -> tuple[SshHost, ...]:
+        """All hosts where a login takes place, the nearest first and this one last."""
+        return (*self.proxy_jump, self)
+
+    @property
     def label(self) -> str:
         """The host in words: ``user@address:port``."""
         address = f"[{self.address}]" if ":" in self.address else self.address
@@ -159,8 +164,11 @@ class SshHost:
 
     @property
     def digest(self) -> str:
-        """A short name of all this: hosts that differ in anything do not share a master."""
-        return hashlib.sha256(f"{PROTOCOL} {self.to_json()}".encode()).hexdigest()[:16]
+        """A short name of all this but our name for it: hosts that differ in anything else do not share a master."""
+        nameless = dataclasses.replace(
+            self, name="", proxy_jump=tuple(dataclasses.replace(it, name="") for it in self.proxy_jump)
+        )
+        return hashlib.sha256(f"{PROTOCOL} {nameless.to_json()}".encode()).hexdigest()[:16]
 
     def to_json(self) -> str:
         """Return the text that `from_json` reads."""

@@ -59,7 +59,7 @@ class Login:
     def run(self) -> None:
         """Connect and log in, host by host; raise LoginFailed."""
         try:
-            for host in (*self.host.proxy_jump, self.host):
+            for host in self.host.way:
                 self._enter(host, self._reach(host))
         except BaseException:
             self.close()

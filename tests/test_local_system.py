@@ -815,3 +815,18 @@ def test_run_file_is_readable_by_people(bench: Bench) -> None:
     word, _, rest = lines[2].partition(" ")
     assert word == "exit" and json.loads(rest.split(" ", 1)[1][: -len(" end")])["exit_value"] == 0
     assert stat.S_IMODE((bench.folder("a") / "run").stat().st_mode) == 0o644
+
+
+def test_a_spool_that_is_not_there_says_nothing_of_its_launches(tmp_path: Path) -> None:
+    (tmp_path / "spool").mkdir()
+    bench = Bench(tmp_path / "spool")
+    try:
+        (handle,) = bench.submit(bench.sh("a", "true"))
+        bench.until(lambda: bench.ends)
+        (tmp_path / "spool").rename(tmp_path / "unmounted")
+        seen = bench.system.status([handle])[handle]
+        assert seen.state is NativeState.UNKNOWN and "has no folder `jobs`" in str(seen.reason)
+        (tmp_path / "unmounted").rename(tmp_path / "spool")
+        assert bench.system.status([handle])[handle].state is NativeState.ENDED
+    finally:
+        bench.system.close()

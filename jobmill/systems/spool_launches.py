@@ -47,6 +47,8 @@ class SpoolLaunches:
         except (OSError, ValueError) as error:
             return {"state": "unknown", "reason": str(error)}
         if run is None:
+            if not os.path.isdir(self._spool + b"/jobs"):  # moved, or not mounted: what is not seen is not absent
+                return {"state": "unknown", "reason": "the spool %s has no folder `jobs`" % os.fsdecode(self._spool)}
             return {"state": "absent", "reason": "rebooted since" if rebooted else "no marker"}
         if run.end is not None:
             return {"state": "ended", "host": run.host, "sealed": run.sealed}

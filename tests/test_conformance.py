@@ -5,14 +5,13 @@ A system to come needs one class here: `make`, `make_absent`, and what it declar
 
 from __future__ import annotations
 
-import importlib.util
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 
 import pytest
-from test_docs import code_of
+from planted_systems import Detached, Far, Held
 
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.fake_cluster import FakeCluster
@@ -20,17 +19,6 @@ from jobmill.systems.local import LocalSystem
 from jobmill.systems.registry import known_kinds
 from jobmill.systems.system import ExecutionSystem, Submission
 from jobmill.testing import Conformance
-
-
-def example(name: str = "detached_of_the_docs") -> ModuleType:
-    """Return the worked example of docs/systems.md as a module, without registering its kind."""
-    code = code_of("python system").replace("\n@register\n", "\n")
-    spec = importlib.util.spec_from_loader(name, loader=None)
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    exec(compile(code, "docs/systems.md", "exec"), module.__dict__)
-    return module
 
 
 class TestLocal(Conformance):
@@ -77,8 +65,23 @@ class TestDetached(Conformance):
     walltime = "refused"
 
     def make(self, spool: Path) -> ExecutionSystem:
-        system: ExecutionSystem = example().Detached.build("side", {}, spool)
-        return system
+        return Detached.build("side", {}, spool)  # type: ignore[no-any-return]
+
+
+class TestFar(TestDetached):
+    """One that shares no files with us."""
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        return Far.build("far", {}, spool)  # type: ignore[no-any-return]
+
+
+class TestHeld(TestDetached):
+    """One that runs commands, and holds them."""
+
+    holds = True
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        return Held.build("held", {}, spool)  # type: ignore[no-any-return]
 
 
 # A class for each system to come stands above this line.
@@ -93,3 +96,24 @@ def test_every_kind_is_here() -> None:
 def test_an_abstract_suite_says_what_it_needs() -> None:
     with pytest.raises(NotImplementedError, match=r"make\(self, spool\)"):
         Conformance().make(Path())
+
+
+def test_without_pytest_the_line_that_installs_it_is_told() -> None:
+    code = "import sys; sys.modules['pytest_timeout'] = None; import importlib.util as u; f = u.find_spec\n"
+    code += "u.find_spec = lambda name, *more: None if name == 'pytest_timeout' else f(name, *more)\n"
+    code += "import jobmill.testing"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert "needs the package 'pytest-timeout'" in done.stderr
+    assert "-m pip install 'jobmill[testing]'" in done.stderr
+
+
+class Wrong(Conformance):
+    """Declares what there is not."""
+
+    cannot = {"comands": "because"}  # noqa: RUF012
+
+
+def test_a_declaration_has_to_be_right() -> None:
+    with pytest.raises(AssertionError, match=r"Wrong\.cannot: no promise 'comands' \(did you mean 'commands'\?\)"):
+        Wrong()._check_declarations()

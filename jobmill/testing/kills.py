@@ -97,8 +97,7 @@ class Kills(Subject):
         assert not launches.look(handle).alive
 
     def _beats(self) -> list[str]:
-        file = self.shared / "beats"
-        return file.read_text().split() if file.exists() else []
+        return self.written("beats").decode().split()
 
     def _beating(self, launches: Launches, names: set[str]) -> None:
         launches.until(lambda: names <= set(self._beats()), f"{names} to run")

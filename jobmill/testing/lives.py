@@ -53,7 +53,8 @@ class Lives(Subject):
         self._need_holding(launches.system)
         job = self.body(seconds=LONG)
         (handle,) = launches.submit(job)
-        launches.until(lambda: launches.look(handle).state is NativeState.SUBMITTED, "the submission to be listed")
+        unseen = (NativeState.ABSENT, NativeState.UNKNOWN)
+        launches.until(lambda: launches.look(handle).state not in unseen, "the submission to be listed")
         launches.wait(self.quiet)
         seen = launches.look(handle)
         assert seen.state is NativeState.SUBMITTED and seen.held, seen
@@ -61,6 +62,7 @@ class Lives(Subject):
         launches.system.release([handle])
         launches.running(handle)
         assert not launches.look(handle).held
+        launches.until(lambda: self.starts(job), "the start that status tells of")
         assert self.starts(job) == 1
 
     def test_release_twice_is_once(self) -> None:
@@ -160,6 +162,7 @@ class Lives(Subject):
         jobs = [self.body(seconds=LONG) for _ in range(3)]
         handles = launches.launch(*jobs)
         launches.running(handles[0])
+        launches.until(lambda: self.starts(jobs[0]), "the start that status tells of")
         launches.wait(self.quiet)
         assert [self.starts(job) for job in jobs] == [1, 0, 0]
         assert [launches.look(handle).state for handle in handles[1:]] == [NativeState.SUBMITTED] * 2
@@ -171,16 +174,8 @@ class Lives(Subject):
         launches.system.set_slots(3)
         for handle in handles:
             launches.running(handle)
+        launches.until(lambda: all(self.starts(job) for job in jobs), "all to be started")
         assert [self.starts(job) for job in jobs] == [1, 1, 1]
-
-    def _drop(self, launches: Launches, committed: str, other: str) -> None:
-        """Do with a second submission of a token what the record does: it is not committed, so it is killed."""
-        if other != committed:
-            launches.killed(other)
-
-    def _need_holding(self, system: ExecutionSystem) -> None:
-        if not self.held(system):
-            pytest.skip(f"{type(self).__name__}: a submission starts at once (holds is False, or launches_at_once)")
 
     def test_a_refusal_says_why(self) -> None:
         """More than the place has is refused with words, or waits; it does not break the batch that it came in."""
@@ -196,3 +191,12 @@ class Lives(Subject):
             launches.killed(answers[0])
         launches.system.release([answers[1]])
         assert launches.end(answers[1]).regular
+
+    def _drop(self, launches: Launches, committed: str, other: str) -> None:
+        """Do with a second submission of a token what the record does: it is not committed, so it is killed."""
+        if other != committed:
+            launches.killed(other)
+
+    def _need_holding(self, system: ExecutionSystem) -> None:
+        if not self.held(system):
+            pytest.skip(f"{type(self).__name__}: a submission starts at once (holds is False, or launches_at_once)")

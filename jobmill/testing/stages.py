@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +78,4 @@ class Stages(Subject):
 
     def _staged(self, job: Submission, said: list[str]) -> Submission:
         """Stage in as the worker does: off the launching thread, on an instance of its own."""
-        staged = self.begin(lead=False).system.stage_in(job, said.append)
-        assert replace(staged, place=job.place, staged=job.staged) == job or staged.inputs == job.inputs
-        return staged
+        return self.begin(lead=False).system.stage_in(job, said.append)

@@ -70,8 +70,7 @@ class Subject:
 
     def starts(self, submission: Submission) -> int:
         """Return how often a `body` job was started: the lines that it wrote into the shared folder."""
-        file = self.shared / "starts"
-        return file.read_text().splitlines().count(submission.token) if file.exists() else 0
+        return self.written("starts").split().count(submission.token.encode())
 
     # What the tests use.
 
@@ -105,6 +104,13 @@ class Subject:
     def held(self, system: ExecutionSystem) -> bool:
         """Tell whether a submission waits for `release`."""
         return not system.launches_at_once if self.holds is None else self.holds
+
+    def written(self, name: str) -> bytes:
+        """Return what a job wrote into a file of the shared folder, b"" when there is none."""
+        try:
+            return (self.shared / name).read_bytes()
+        except FileNotFoundError:
+            return b""
 
     def token(self, name: str, run: int = 1, record: str | None = None) -> Token:
         """Return a new token."""

@@ -19,6 +19,11 @@ from jobmill.systems.local import LocalSystem
 from jobmill.systems.registry import known_kinds
 from jobmill.systems.system import ExecutionSystem, Submission
 from jobmill.testing import Conformance
+from jobmill.testing.crashes import Crashes
+from jobmill.testing.kills import Kills
+from jobmill.testing.lives import Lives
+from jobmill.testing.looks import Looks
+from jobmill.testing.stages import Stages
 
 
 class TestLocal(Conformance):
@@ -68,17 +73,19 @@ class TestDetached(Conformance):
         return Detached.build("side", {}, spool)  # type: ignore[no-any-return]
 
 
-class TestFar(TestDetached):
-    """One that shares no files with us."""
+class TestFar(Stages):
+    """The example, in a place that shares no files with us."""
+
+    walltime = "refused"
 
     def make(self, spool: Path) -> ExecutionSystem:
         return Far.build("far", {}, spool)  # type: ignore[no-any-return]
 
 
-class TestHeld(TestDetached):
-    """One that runs commands, and holds them."""
+class TestHeld(Lives, Looks, Kills, Crashes):
+    """The example, as a scheduler that holds what it is given."""
 
-    holds = True
+    cannot = {"fled": TestDetached.cannot["fled"]}  # noqa: RUF012
 
     def make(self, spool: Path) -> ExecutionSystem:
         return Held.build("held", {}, spool)  # type: ignore[no-any-return]

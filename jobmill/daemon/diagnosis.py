@@ -1,4 +1,4 @@
-"""What can be wrong with a pipeline, looked at from here: server, settings, workers, clocks, systems."""
+"""What can be wrong with a pipeline, looked at from here: server, settings, workers, clocks; and one system."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Callable, Sequence
 
 from jobmill.config import Config
 from jobmill.daemon.address import address
-from jobmill.errors import JobmillError
+from jobmill.errors import JobmillError, SystemUnavailable
 from jobmill.jobs.document import require_libyaml
 from jobmill.ledger import dead, endpoint, listing, membership
 from jobmill.ledger.membership import ROLES, living
 from jobmill.ledger.record import Record
 from jobmill.ledger.server_facts import UNREAD, WANTED, server_kind, settings
-from jobmill.rules.site import load_site_plugins
 from jobmill.systems.registry import system_class
 from jobmill.systems.system import Check, ExecutionSystem
 
@@ -21,7 +20,10 @@ SKEW = 5.0  # seconds between our clock and the server's that are worth a word
 
 
 def diagnose(config: Config) -> list[Check]:
-    """Return what was looked at, in the order in which it matters; never raises for what is wrong."""
+    """Return what was looked at, in the order in which it matters; never raises for what is wrong.
+
+    Systems are not among it: each may take its time (`Checkup`).
+    """
     found = [_checked("libyaml", require_libyaml, "the C loader is used", "reinstall pyyaml from a wheel")]
     record = Record(config.redis.url or address(config.state), prefix=config.redis.prefix)
     try:
@@ -40,7 +42,7 @@ def diagnose(config: Config) -> list[Check]:
             found.append(Check(name="server", ok=False, detail=str(error), fix="try again; see the server's log"))
     finally:
         record.close()
-    return found + [check for name in config.systems for check in check_system(config, name)]
+    return found
 
 
 def out_of_reach(record: Record) -> list[Check]:
@@ -53,11 +55,16 @@ def out_of_reach(record: Record) -> list[Check]:
 
 
 def check_system(config: Config, name: str) -> Sequence[Check]:
-    """Return what a configured system says of itself."""
+    """Return what a configured system says of itself. May block as long as it does; the site's plug-ins are loaded."""
     try:
-        load_site_plugins(config.source)
         system = built(config, name)
-        checks = system.check()
+        try:
+            checks = system.check()
+        finally:
+            system.close()
+    except SystemUnavailable as error:
+        fix = "see whether what is behind it can be reached from here"
+        return [Check(name=f"{name}: answer", ok=False, detail=str(error), fix=fix)]
     except (JobmillError, OSError) as error:
         return [Check(name=f"{name}: kind", ok=False, detail=str(error), fix="correct systems: in jobmill.yaml")]
     return [Check(name=f"{name}: {c.name}", ok=c.ok, detail=c.detail, fix=c.fix) for c in checks]

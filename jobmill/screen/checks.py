@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from jobmill.config import Config
 from jobmill.daemon.address import address
-from jobmill.daemon.diagnosis import check_system, out_of_reach
-from jobmill.errors import JobmillError
+from jobmill.daemon.checkup import Checkup
+from jobmill.daemon.diagnosis import diagnose, out_of_reach
+from jobmill.errors import JobmillError, UnknownName, nearest
 from jobmill.ledger.record import Record
 from jobmill.screen import terminal
+from jobmill.screen.status_line import StatusLine
 from jobmill.systems.registry import known_kinds
 from jobmill.systems.system import Check
+
+SILENT = 0.3  # seconds before anything is said of a wait
+TURN = 0.1  # seconds between two looks at it
 
 
 def show_checks(checks: Sequence[Check], *, as_json: bool) -> int:
@@ -40,12 +45,31 @@ def check_lines(checks: Sequence[Check], indent: str = "") -> list[str]:
     return found
 
 
-def show_systems(config: Config, *, as_json: bool) -> int:
-    """Write the configured systems with their checks; return 1 when one cannot run jobs."""
+def show_diagnosis(config: Config, *, as_json: bool) -> int:
+    """Look at everything and write it; return 1 when something is wrong."""
+    checkup = Checkup(config, config.systems)  # they take their time while we look at the server
+    found = diagnose(config)
+    _attend(checkup, config.systems)
+    return show_checks([*found, *(check for name in config.systems for check in checkup.checks(name))], as_json=as_json)
+
+
+def show_systems(config: Config, names: Sequence[str] = (), *, as_json: bool) -> int:
+    """Write these systems (all), each with its checks as soon as it and those before it have answered.
+
+    Returns 1 when one cannot run jobs; raises UnknownName.
+    """
+    for name in names:
+        if name not in config.systems:
+            known = f"known: {', '.join(config.systems)}"
+            raise UnknownName(f"unknown system '{name}'{nearest(name, config.systems)}; {known}")
+    wanted = list(dict.fromkeys(names)) or list(config.systems)
     fine = True
+    checkup = Checkup(config, wanted)
     outages = _outages(config)
-    for name, system in config.systems.items():
-        checks = [*(c for c in outages if c.name == f"{name}: reached"), *check_system(config, name)]
+    for name in wanted:
+        _attend(checkup, [name])
+        system = config.systems[name]
+        checks = [*(c for c in outages if c.name == f"{name}: reached"), *checkup.checks(name)]
         fine = fine and all(check.ok for check in checks)
         if as_json:
             told = {
@@ -62,10 +86,22 @@ def show_systems(config: Config, *, as_json: bool) -> int:
         terminal.say(f"{terminal.paint(name, 'bold')}  {system.kind}{slots}, {system.limit} in its queue{lane}")
         for line in check_lines(checks, "  "):
             terminal.say(line)
-    if not as_json:
+    if not as_json and not names:
         terminal.say(f"kinds: {', '.join(known_kinds())}")
         terminal.say(f"configuration: {config.source or 'none, everything by default'}")
     return 0 if fine else 1
+
+
+def _attend(checkup: Checkup, names: Iterable[str]) -> None:
+    """Wait until these systems have answered, or may not any more, and say on a terminal what is waited for."""
+    awaited = set(names)
+    with StatusLine() as line:
+        while awaited & set(pending := checkup.pending()):
+            if checkup.age > SILENT:
+                left = f"{checkup.deadline - checkup.age:.0f} s left"
+                done = f"{len(checkup.names) - len(pending)} of {len(checkup.names)} systems checked"
+                line.show(f"{done}, {left}: waits for {', '.join(pending)}")
+            checkup.wait(TURN)
 
 
 def _outages(config: Config) -> list[Check]:

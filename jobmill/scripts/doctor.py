@@ -12,7 +12,6 @@ from jobmill.scripts.options import json_option
 def doctor_command(as_json: bool) -> int:
     """Look at server, settings, workers, clocks and systems; print fixes; exit with 1 when something is wrong."""
     from jobmill.config import load
-    from jobmill.daemon.diagnosis import diagnose
-    from jobmill.screen.checks import show_checks
+    from jobmill.screen.checks import show_diagnosis
 
-    return show_checks(diagnose(load()), as_json=as_json)
+    return show_diagnosis(load(), as_json=as_json)

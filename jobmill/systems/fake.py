@@ -50,7 +50,7 @@ WRONG = (  # what an observation may say against the truth; the state of another
 
 
 class FakeSystem(ExecutionSystem):
-    """A handle is ``<boot>.<number>``."""
+    """A cluster that runs no processes, for trying out and for tests. A handle is ``<boot>.<number>``."""
 
     kind: ClassVar[str] = "fake"
     one_host: ClassVar[bool] = True  # its clock is this host's

@@ -46,6 +46,17 @@ class Plugins(Generic[Thing]):
             found = self._loaded[name] = self._check(name, self._load(name, declared))
         return found
 
+    def origin(self, name: str) -> tuple[str, str]:
+        """Return (package, "module:attribute") of a known name without loading it; several are listed with commas."""
+        points = self._entry_points().get(name)
+        if not points:
+            thing = self._registered[name]
+            module, words = getattr(thing, "__module__", ""), getattr(thing, "__qualname__", repr(thing))
+            file = getattr(sys.modules.get(module), "__file__", None)
+            return str(file or module), f"{module}:{words}"
+        owners = dict.fromkeys(_owner(point) for point in points)
+        return ", ".join(owners), ", ".join(dict.fromkeys(f"{point.module}:{point.attr}" for point in points))
+
     def add(self, name: str, thing: Thing) -> None:
         """Register a thing of the site's own; raise ConfigError when the name is taken by another."""
         if name in self._entry_points() or self._registered.get(name, thing) is not thing:

@@ -52,6 +52,11 @@ def known_kinds() -> tuple[str, ...]:
     return _kinds.known()
 
 
+def kind_origin(kind: str) -> tuple[str, str]:
+    """Return (package or file, "module:Class") of a known kind; does not load it."""
+    return _kinds.origin(kind)
+
+
 def load_site_systems(folder: Path) -> tuple[Path, ...]:
     """Import the files of the site's ``plugins/systems`` folder, so that they register; return them."""
     return load_files(folder)

@@ -23,7 +23,8 @@ class Looks(Subject):
         assert other.end(ended).exit_value == 3
         assert other.look(ended).state in (NativeState.ENDED, NativeState.ABSENT)
         assert other.system.logs(ended, "stdout", 0) == launches.system.logs(ended, "stdout", 0)
-        assert other.system.settle([Launch(token=job.token)]) == {job.token: handle}
+        settled = other.system.settle([Launch(token=job.token)])
+        assert self.names(other.system, settled[job.token], handle, job.token), settled
         other.killed(handle)
         launches.until(lambda: launches.look(handle).state is not NativeState.RUNNING, "the first one to see the death")
         assert not launches.look(handle).alive

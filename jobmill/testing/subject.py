@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from jobmill.errors import nearest
-from jobmill.systems.system import ExecutionSystem, Submission, Token
+from jobmill.systems.system import ExecutionSystem, Handle, Submission, Token
 from jobmill.testing.launches import Launches
 
 PROMISES: Mapping[str, str] = {  # what a system may be unable to keep, if its author says why
@@ -100,6 +100,11 @@ class Subject:
         """Skip a test of a promise that cannot be kept, with the reason that the author declared."""
         if promise in self.cannot:
             pytest.skip(f"{type(self).__name__} declares that it cannot {PROMISES[promise]}: {self.cannot[promise]}")
+
+    def names(self, system: ExecutionSystem, answer: object, handle: Handle, token: Token) -> bool:
+        """Tell whether an answer is a handle of this launch: the same one, or as `handle_for` lets it be told."""
+        alike = system.launches_at_once and isinstance(answer, str) and answer.endswith(token)
+        return answer == handle or alike
 
     def held(self, system: ExecutionSystem) -> bool:
         """Tell whether a submission waits for `release`."""

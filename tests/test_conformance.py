@@ -5,18 +5,22 @@ A system to come needs one class here: `make`, `make_absent`, and what it declar
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from farm import Missing, Sshd, free_port, one_sshd
 from planted_systems import Detached, Far, Held
 
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.fake_cluster import FakeCluster
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.registry import known_kinds
+from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import ExecutionSystem, Submission
 from jobmill.testing import Conformance
 from jobmill.testing.crashes import Crashes
@@ -91,9 +95,35 @@ class TestHeld(Lives, Looks, Kills, Crashes):
         return Held.build("held", {}, spool)  # type: ignore[no-any-return]
 
 
+class TestSsh(Conformance):
+    """A host behind SSH: a real sshd on loopback, and a folder of its own there."""
+
+    keeps_slots = True
+    server: ClassVar[Sshd]
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _sshd(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        try:
+            with one_sshd(tmp_path_factory.mktemp("sshd")) as cls.server:
+                yield
+        except Missing as error:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"CI has to have every component: {error}", pytrace=False)
+            pytest.skip(str(error))
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        options = self.server.options(folder=f"{spool}/there", slots=4, kill_grace=0.5, idle=1)
+        return SshSystem.build("bird", options, spool)
+
+    def make_absent(self, spool: Path) -> ExecutionSystem:
+        options = self.server.options(folder=f"{spool}/there", port=free_port(), connect_timeout=2)
+        return SshSystem.build("absent", options, spool)
+
+
 # A class for each system to come stands above this line.
 
-COVERED = {"local", "fake"}
+COVERED = {"local", "fake", "ssh"}
 
 
 def test_every_kind_is_here() -> None:

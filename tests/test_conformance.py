@@ -117,7 +117,7 @@ class TestSsh(Conformance):
         return SshSystem.build("bird", options, spool)
 
     def make_absent(self, spool: Path) -> ExecutionSystem:
-        options = self.server.options(folder=f"{spool}/there", port=free_port(), connect_timeout=2)
+        options = self.server.options(folder=f"{spool}/there", port=free_port(), connect_timeout=2, idle=1)
         return SshSystem.build("absent", options, spool)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import test_conformance as sound
-from planted_systems import Detached, Far, Held
+from planted_systems import Detached, Far, Held, Polled
 
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.local import LocalSystem
@@ -179,6 +179,25 @@ class StripsFiles(Detached):
 @breaks("test_the_walltime")
 class Endless(Detached):
     start = changed(walltime=None)
+
+
+@breaks("test_the_walltime")
+class NeverOver(Polled):
+    def status(self, handles: Sequence[str]) -> Any:
+        return {h: replace(look, overdue=False) for h, look in super().status(handles).items()}
+
+
+@breaks("test_the_walltime")
+class OverIsWell(LocalSystem):
+    def exit_info(self, handles: Sequence[str]) -> Any:
+        return {h: replace(info, reason=None) for h, info in super().exit_info(handles).items()}
+
+
+@breaks("test_a_signal")
+class AlwaysTerm(LocalSystem):
+    def exit_info(self, handles: Sequence[str]) -> Any:
+        found = super().exit_info(handles)
+        return {h: info if info.term_sig is None else replace(info, term_sig=15) for h, info in found.items()}
 
 
 # Lives
@@ -424,6 +443,7 @@ SUITES = {
     Detached: sound.TestDetached,
     Far: sound.TestFar,
     Held: sound.TestHeld,
+    Polled: sound.TestPolled,
     FakeSystem: sound.TestFake,
     LocalSystem: sound.TestLocal,
 }

@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -149,3 +150,24 @@ class Held(Detached):  # type: ignore[misc]
 
     def survey(self, record: str) -> Mapping[str, Observation]:
         return self.status(list(self.inventory(record)))
+
+
+class Polled(Detached):  # type: ignore[misc]
+    """Its walltime is seen by whoever polls, who kills it then."""
+
+    kind = "polled"
+
+    def start(self, it: Submission, folder: Path) -> Any:
+        answer = super().start(replace(it, walltime=None), folder)
+        if it.walltime and isinstance(answer, str):
+            (folder / "until").write_text(str(time.time() + it.walltime))
+        return answer
+
+    def status(self, handles: Sequence[str]) -> Mapping[str, Observation]:
+        def over(handle: str) -> bool:
+            with suppress(OSError, ValueError):
+                return time.time() > float((self.folder(handle) / "until").read_text())
+            return False
+
+        seen = super().status(handles)
+        return {h: replace(it, orphan=it.alive, overdue=it.alive and over(h)) for h, it in seen.items()}

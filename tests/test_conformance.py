@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import pytest
 from farm import Missing, Sshd, free_port, one_sshd
-from planted_systems import Detached, Far, Held
+from planted_systems import Detached, Far, Held, Polled
 
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.fake_cluster import FakeCluster
@@ -23,6 +23,7 @@ from jobmill.systems.registry import known_kinds
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import ExecutionSystem, Submission
 from jobmill.testing import Conformance
+from jobmill.testing.commands import Commands
 from jobmill.testing.crashes import Crashes
 from jobmill.testing.kills import Kills
 from jobmill.testing.lives import Lives
@@ -93,6 +94,17 @@ class TestHeld(Lives, Looks, Kills, Crashes):
 
     def make(self, spool: Path) -> ExecutionSystem:
         return Held.build("held", {}, spool)  # type: ignore[no-any-return]
+
+
+class TestPolled(Kills):
+    """The example, with a walltime that a poll enforces."""
+
+    walltime = "by_poll"
+    cannot = {"fled": TestDetached.cannot["fled"]}  # noqa: RUF012
+    test_the_walltime = Commands.test_the_walltime
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        return Polled.build("polled", {}, spool)  # type: ignore[no-any-return]
 
 
 class TestSsh(Conformance):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from jobmill.config import Config
 from jobmill.daemon.diagnosis import check_system
 from jobmill.errors import JobmillError
 from jobmill.rules.site import load_site_plugins
+from jobmill.systems.registry import system_class
 from jobmill.systems.system import Check
 
 DEADLINE = 20.0  # seconds for all that a system has to say of itself
@@ -37,6 +39,9 @@ class Checkup:
             for name in self.names:
                 self._found[name] = [Check(name=f"{name}: plug-ins", ok=False, detail=str(error), fix=fix)]
             return
+        for kind in {config.systems[name].kind for name in self.names}:
+            with suppress(JobmillError):  # told by its check; imports are not for several threads at once
+                system_class(kind)
         for name in self.names:
             # a daemon: a check that never comes back must not keep the command from its end
             threading.Thread(target=self._look, args=(name,), name=f"check {name}", daemon=True).start()

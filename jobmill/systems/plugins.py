@@ -65,9 +65,10 @@ class Plugins(Generic[Thing]):
 
     def _entry_points(self) -> dict[str, list[EntryPoint]]:
         if self._declared is None:
-            self._declared = {}
+            found: dict[str, list[EntryPoint]] = {}
             for point in entry_points(group=self.group):
-                self._declared.setdefault(point.name, []).append(point)
+                found.setdefault(point.name, []).append(point)
+            self._declared = found  # only when it is whole: another thread may be looking
         return self._declared
 
     def _load(self, name: str, declared: Iterable[EntryPoint]) -> Any:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from chaos.disk import Disk, available
 from far_pipeline import FarPipeline, ended, names
 
 pytestmark = pytest.mark.timeout(120)
@@ -108,6 +109,29 @@ def test_an_outage_has_an_end(tmp_path: Path) -> None:
         assert "far does not answer" in row.exit["message"]
     finally:
         far.stop()
+
+
+@pytest.mark.skipif(not available(), reason="a disk of limited size needs root: run the tests as root")
+def test_a_full_disk_at_home_is_waited_for(tmp_path: Path) -> None:
+    disk = Disk(tmp_path / "disk", 32)
+    far: FarPipeline | None = None
+    try:
+        far = FarPipeline(tmp_path)
+        spool = disk.folder / "spool"
+        far.config.write_text(f"spool: {spool}\n" + far.config.read_text())
+        far.start()
+        job = submit(far, "sleep 2; head -c 8000000 /dev/zero > x", outputs=["x"], **PLAIN)
+        far.until_state(job, "running")
+        disk.fill()
+        far.until(lambda: "cannot be brought home now" in far.words_of(job))
+        assert far.state_of(job) == "collecting" and "No space left" in far.words_of(job)
+        disk.free()
+        assert ended(far.client, job)[0] == "done"
+        assert (spool / "jobs" / job / "run.1" / "outputs" / "x").stat().st_size == 8_000_000
+    finally:
+        if far is not None:
+            far.stop()
+        disk.unmount()
 
 
 def test_a_killed_fetcher_is_followed_by_another(far: FarPipeline) -> None:

@@ -11,6 +11,7 @@ from jobmill.jobs.states import ENDED, State
 from jobmill.ledger.selection import parse_states
 from jobmill.screen import table, terminal
 from jobmill.screen.moment import duration
+from jobmill.screen.progress import _fraction
 from jobmill.screen.reply import reply_lines
 from jobmill.screen.table import Column, cells, lines, shortened
 
@@ -67,3 +68,20 @@ def test_states_by_name_and_group() -> None:
     assert parse_states(["running,not-run", "ended"]) == ENDED | {State.RUNNING}
     with pytest.raises(UnknownName, match="did you mean 'running'"):
         parse_states(["runing"])
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        ("3/7 map", (3, 7)),
+        ("3/7", (3, 7)),
+        ("stages in 3/7, 2.1 of 5 GB", (3, 7)),
+        ("brings home 0/1", (0, 1)),
+        ("", None),
+        ("brings its files home", None),
+        ("3/x", None),
+        ("a/b/3/7", None),
+    ],
+)
+def test_what_progress_says_in_numbers(words: str, want: tuple[int, int] | None) -> None:
+    assert _fraction(words) == want

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections import Counter
@@ -169,6 +170,6 @@ def terminal_width() -> int:
 
 
 def _fraction(progress: str) -> tuple[int, int] | None:
-    done, slash, rest = progress.partition("/")
-    total = rest.partition(" ")[0]
-    return (int(done), int(total)) if slash and done.isdecimal() and total.isdecimal() else None
+    """Return what `3/7 map` or `stages in 3/7, 2.1 of 5 GB` says."""
+    found = re.match(r"(?:stages in |brings home )?(\d{1,9})/(\d{1,9})(?![^ ,])", progress, re.ASCII)
+    return (int(found[1]), int(found[2])) if found else None

@@ -178,20 +178,21 @@ class Carrier:
         self.back = True
 
     def _carry(self, load: Load) -> None:
-        error: JobmillError
+        result: Any = None
+        error: JobmillError | None = None
         try:
-            if not load.stopped:
-                if self._system is None:
-                    self._system = self._build(self.name)
-                if self.quick and load.heavy():
-                    self._pass_on(load)
-                    return
-                self._tell(load, load.work(self._system, self._progress))
+            if self._system is None:
+                self._system = self._build(self.name)
+            if load.stopped:
+                error = StageStopped("it was stopped in line")
+            elif self.quick and load.heavy():
+                self._slow_line.put(load)
                 return
-            error = StageStopped("it was stopped in line")
+            else:
+                result = load.work(self._system, self._progress)
         except StageStopped as stopped:
-            if self._passed_on:
-                self._pass_on(load)
+            if self._passed_on and not load.stopped:
+                self._slow_line.put(load)
                 return
             error = stopped
         except JobmillError as failed:
@@ -199,13 +200,11 @@ class Carrier:
         except Exception as broken:  # a stranger's system: its job ends, we do not
             logger.exception("a transfer of system %s broke", self.name)
             error = StageFailed(f"{type(broken).__name__}: {broken}")
-        if (load.unwanted or isinstance(error, StageFailed)) and self._system is not None and not self.given_up:
+        told = isinstance(error, StageFailed) and not load.ended
+        if (load.unwanted or told) and self._system is not None:
             with contextlib.suppress(Exception):  # what is left over is removed a day later
                 load.drop(self._system)
-        self._tell(load, error=error)
-
-    def _pass_on(self, load: Load) -> None:
-        self._slow_line.put(load)
+        self._tell(load, result, error)
 
     def _progress(self, words: str) -> None:
         assert self.load is not None

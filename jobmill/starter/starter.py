@@ -196,8 +196,10 @@ class Starter(Work):
         held: list[tuple[Flight, Handle]] = []
         for (flight, submission), answer in zip(prepared, answers, strict=True):
             if not isinstance(answer, SubmitError):
-                if not system.launches_at_once:  # committed below; its end is found by polls
-                    self._forget(submission.token)
+                if not system.launches_at_once:  # committed below; its end is pushed, or found by polls
+                    self._fresh.pop(submission.token, None)
+                    if not system.pushes:
+                        self._flights.pop(submission.token, None)
                     held.append((flight, answer))
                 continue
             self._forget(submission.token)

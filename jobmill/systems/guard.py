@@ -26,7 +26,7 @@ class Guard:
         self.spool = spool  # bytes, absolute
         self.system = system  # its name in the configuration
         self.grace = grace
-        self.watch = watch.Watch(grace, self.emit)
+        self.watch = watch.Watch(grace, self.emit, (), spool)
         self.out: "list[bytes]" = []  # events that a full pipe did not take
         self.deaf = False
         self.epoch = -1

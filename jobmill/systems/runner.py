@@ -54,7 +54,7 @@ class Runner:
         self.table = table  # the slot table's name
         self.table_fd = table_fd
         self.epoch = epoch
-        self.watch = watch.Watch(grace, self.emit, (os.getppid(),))
+        self.watch = watch.Watch(grace, self.emit, (os.getppid(),), spool)
         self.slots = 0
         self.used = 0  # slots that our launches take
         self.foreign = 0  # slots that launches of other guards take
@@ -245,7 +245,7 @@ class Runner:
     def _fill(self) -> bool:
         """Start what fits, first come first served; return True when more may fit at once."""
         for _ in range(AT_ONCE):
-            if not self.backlog or self.slots <= 0:
+            if not self.backlog or self.slots <= 0 or self.watch.held():
                 return False
             line = self.backlog[0]
             try:

@@ -223,6 +223,7 @@ class ExecutionSystem(ABC):
     one_host: ClassVar[bool] = False  # True: it belongs to the host where it was first started
     surveys: ClassVar[bool] = False  # True: it answers for all its launches at once (`survey`), which is asked instead
     stages: ClassVar[bool] = False  # it shares no files with us: `stage_in` before, `stage_out` after a run
+    pushes: ClassVar[bool] = False  # it gives handles out, and tells ends by `fileno` and `ends` all the same
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys
     stage_patience: float = 3600.0  # seconds for which `stage_out` is tried again where it is out of reach
     absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost

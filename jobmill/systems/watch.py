@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 MESSAGE_MAX = 4096  # bytes of a job's error file that are read
 EVENT_MAX = 4096  # PIPE_BUF: a line up to this long is written whole or not at all
 FIRM = 0.1  # seconds between looks at a tree that is being killed
+LEASH = b"leash"  # in the spool: the time.monotonic() after which nothing that was started from there may run
+LEASH_LOOK = 1.0  # seconds between looks at it at most
 TERMED, KILLED = 1, 2
 
 _host = json.dumps(run_folder.HOST)
@@ -69,11 +71,18 @@ class Running:
 class Watch:
     """The processes that one runner or guard waits for."""
 
-    def __init__(self, grace: float, emit: "Callable[[bytes], None]", spare: "tuple[int, ...]" = ()) -> None:
-        """``grace``: seconds between TERM and KILL at the walltime; ``emit``: takes one event line."""
+    def __init__(
+        self, grace: float, emit: "Callable[[bytes], None]", spare: "tuple[int, ...]" = (), spool: "bytes | None" = None
+    ) -> None:
+        """``grace``: seconds between TERM and KILL at the walltime; ``emit``: takes one event line.
+
+        ``spool``: where a file `LEASH` bounds the life of all that is watched, as long as nobody prolongs it.
+        """
         self.grace = grace
         self.emit = emit
         self.spare = spare  # pids that no kill may touch
+        self.leash = leash_of(spool)  # descriptor, or None
+        self.cut = False  # the leash has ended: it does not begin again
         self.running: "dict[int, Running]" = {}  # pid -> Running
         # token -> (Running, exit record) of a leader that is gone while its tree is still being killed
         self.lingering: "dict[str, tuple[Running, str]]" = {}
@@ -113,6 +122,12 @@ class Watch:
         """Do what walltimes demand now; return the `Running`s whose tree is gone at last."""
         now = time.monotonic()
         ended: "list[Running]" = []
+        if self.running and self.held():
+            self.cut = True
+            for it in self.running.values():
+                if it.phase == 0:
+                    it.deadline = now
+                    self._note(now)
         if self.next_step is None or now < self.next_step:
             return ended
         self.next_step = None
@@ -137,7 +152,22 @@ class Watch:
 
     def timeout(self) -> "float | None":
         """Return the seconds until `steps` has something to do, or None."""
-        return None if self.next_step is None else max(0.0, self.next_step - time.monotonic())
+        due = None if self.next_step is None else max(0.0, self.next_step - time.monotonic())
+        if self.leash is not None and not self.cut and self.running:
+            look = max(0.0, min(self._leash_left(), LEASH_LOOK))
+            due = look if due is None else min(due, look)
+        return due
+
+    def held(self) -> bool:
+        """Tell whether nothing may be started any more: the leash has ended."""
+        return self.leash is not None and (self.cut or self._leash_left() <= 0)
+
+    def _leash_left(self) -> float:
+        """Return for how many seconds what runs may still run; who prolongs it writes the time over the old one."""
+        try:
+            return float(os.pread(self.leash or 0, 32, 0)) - time.monotonic()
+        except (OSError, ValueError):
+            return 0.0
 
     def write_end(self, it: Running, record: str, word: str = "exit") -> None:
         """Append the end to the run file and send the event; without a disk to write to there is still the event."""
@@ -202,6 +232,14 @@ class Watch:
     def _note(self, when: "float | None") -> None:
         if when is not None and (self.next_step is None or when < self.next_step):
             self.next_step = when
+
+
+def leash_of(spool: "bytes | None") -> "int | None":
+    """Return the descriptor of a spool's leash, or None where there is none."""
+    try:
+        return None if spool is None else os.open(os.path.join(spool, LEASH), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
 
 
 def exit_record(it: Running, code: int, status: int, usage: child_wait.Usage) -> str:

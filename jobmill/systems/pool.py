@@ -53,6 +53,8 @@ from jobmill.systems.system import (
 ABSENT = Observation(state=NativeState.ABSENT, reason="the pool's server does not know it")
 LIMIT = 1000  # launches in its queue where the configuration does not say
 ANSWER = 3.0  # seconds that a task gets to answer for a part of a file
+STUCK = 30.0  # seconds in which a worker says that it has what it was given; no more than a lease
+AGAIN = 3  # times that RQ is given a launch again which it has failed without any task having taken it
 KILL_WAIT = (0.05, 0.1, 0.25)  # seconds between looks whether a kill has done its work
 
 
@@ -78,6 +80,7 @@ class PoolSystem(ExecutionSystem):
         self._record: PoolRecord | None = None
         self._workers: PoolWorkers | None = None
         self._seen: dict[Handle, Observation] = {}
+        self._handed: dict[Handle, float] = {}  # time.monotonic() when it was first seen between queue and worker
 
     @classmethod
     def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> PoolSystem:
@@ -148,6 +151,13 @@ class PoolSystem(ExecutionSystem):
                 self._workers.enqueue(pipe, held, self.options.lease)
                 pipe.execute()
 
+    def _queue_again(self, record: PoolRecord, handle: Handle, queue: str) -> None:
+        """Give RQ a launch again that no task has taken; should it turn up twice, its marker is taken once."""
+        assert self._workers is not None
+        with record.client.pipeline(transaction=True) as pipe:
+            self._workers.enqueue(pipe, [(handle, queue)], self.options.lease)
+            pipe.execute()
+
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when a start or an end was pushed."""
         if self._notices is None:
@@ -210,6 +220,8 @@ class PoolSystem(ExecutionSystem):
             return Observation(state=NativeState.ENDED, host=row.host or None)
         if row.state == "queued":
             line = lines[row.queue]
+            if self._stuck(handle, line):
+                self._queue_again(record, handle, row.queue)
             words = f"waits for one of {line.workers} workers of queue {row.queue}"
             if not line.workers:
                 words = f"nobody listens on queue {row.queue}; start `rq worker {row.queue}` somewhere"
@@ -223,11 +235,28 @@ class PoolSystem(ExecutionSystem):
             state=NativeState.RUNNING, native_state=words, host=row.host, progress=row.progress or None, alive=True
         )
 
+    def _stuck(self, handle: Handle, line: Line) -> bool:
+        """Tell whether RQ gave a launch to a worker that was cut off at that moment; RQ itself sees to it later."""
+        if handle not in line.handed:
+            self._handed.pop(handle, None)
+            return False
+        now = time.monotonic()
+        if now - self._handed.setdefault(handle, now) <= min(STUCK, self.options.lease):
+            return False
+        del self._handed[handle]
+        return True
+
     def _dead_in_rq(self, record: PoolRecord, handle: Handle, row: Looked) -> bool:
-        """End a launch that RQ is through with although no task has taken it: no worker could even begin."""
+        """Deal with a launch that RQ is through with although no task has taken it: no worker could even begin.
+
+        Another one may: RQ is given it again a few times, unless somebody has taken it out of RQ. Then it has ended.
+        """
         if row.rq_status and row.rq_status not in DEAD:
             return False
         assert self._workers is not None
+        if row.rq_status == "failed" and record.again(handle, AGAIN):
+            self._queue_again(record, handle, row.queue)
+            return False
         why = self._workers.why(handle)
         message = f"queue {row.queue}: RQ's job is {row.rq_status or 'gone'}, and nothing was started: {why}"
         said = record.seal([(handle, "")], run_folder.never_started("submit_failed", message))

@@ -117,6 +117,10 @@ class PoolRecord:
         for some in _batches(ids):
             self._run(pool_scripts.KILL, [level, *some])
 
+    def again(self, launch: str, most: int) -> bool:
+        """Tell whether RQ may be given a launch again that no task has taken."""
+        return bool(self._run(pool_scripts.AGAIN, [launch, most]))
+
     def look(self, ids: Sequence[str], rq_jobs: str) -> list[Looked]:
         """Return how each is; ``rq_jobs``: RQ's key of a job without its id."""
         found = [row for some in _batches(ids) for row in self._run(pool_scripts.LOOK, [rq_jobs, *some])]

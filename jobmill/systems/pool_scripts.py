@@ -140,6 +140,12 @@ end
 return said
 """
 
+# id, most. Counts how often RQ was given a launch again; 0: often enough, or it has started meanwhile.
+AGAIN = """
+if redis.call('HGET', run(ARGV[1]), 'state') ~= 'queued' then return 0 end
+return redis.call('HINCRBY', run(ARGV[1]), 'again', 1) <= tonumber(ARGV[2]) and 1 or 0
+"""
+
 # key of RQ's jobs without the id, then ids. One row for each: the server's time (ms), fields, RQ's own status.
 LOOK = """
 local rows, at = {}, now()

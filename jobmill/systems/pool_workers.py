@@ -24,6 +24,7 @@ class Line(NamedTuple):
 
     waiting: int
     workers: int  # that listen, by RQ's registry: one that was killed stands there for some minutes
+    handed: frozenset[str]  # given to a worker that has not said that it has them
 
 
 class PoolWorkers:
@@ -60,13 +61,17 @@ class PoolWorkers:
             for name in queues:
                 pipe.llen(Queue.redis_queue_namespace_prefix + name)
                 pipe.smembers(WORKERS_BY_QUEUE_KEY % name)
+                pipe.lrange(f"{Queue.redis_queue_namespace_prefix}{name}:intermediate", 0, -1)
             found = pipe.execute()
-            known = sorted({key for keys in found[1::2] for key in keys})
+            known = sorted({key for keys in found[1::3] for key in keys})
             for key in known:
                 pipe.exists(key)
             alive = {key for key, there in zip(known, pipe.execute() if known else [], strict=True) if there}
-        pairs = zip(queues, found[::2], found[1::2], strict=True)
-        return {name: Line(waiting, len(alive & set(keys))) for name, waiting, keys in pairs}
+        rows = zip(queues, found[::3], found[1::3], found[2::3], strict=True)
+        return {
+            name: Line(waiting, len(alive & set(keys)), frozenset(it.decode() for it in handed))
+            for name, waiting, keys, handed in rows
+        }
 
     def drop(self, launches: Sequence[str]) -> None:
         """Remove RQ's jobs of launches that will not start: their ids in the queue lead nowhere then."""

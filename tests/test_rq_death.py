@@ -32,13 +32,13 @@ def pool(running_server: Callable[[str], Server], tmp_path: Path) -> Iterator[Po
 class Ticking:
     """A job that writes the time as long as it, or the process that it set aside, lives."""
 
-    def __init__(self, pool: Pool, name: str, run: int = 1) -> None:
+    def __init__(self, pool: Pool, name: str, run: int = 1, queue: str | None = None) -> None:
         self.file = pool.folder / f"{name}.{run}"
         self.pids = pool.folder / f"{name}.{run}.pids"
         loop = f"trap '' TERM; echo $$ >> {self.pids}; while :; do date +%s.%N >> {self.file}; sleep 0.05; done"
         (pool.folder / f"{name}.{run}.sh").write_text(loop)
         body = pool.folder / f"{name}.{run}.sh"
-        (self.handle,) = pool.launch(pool.sh(name, f"setsid sh {body} & sh {body}", run=run))
+        (self.handle,) = pool.launch(pool.sh(name, f"setsid sh {body} & sh {body}", run=run, queue=queue))
         pool.until(lambda: self.pids.exists() and len(self.members()) == 2)
 
     def members(self) -> list[int]:

@@ -38,6 +38,20 @@ def pool(running_server: Callable[[str], Server], tmp_path: Path) -> Iterator[Po
     made.stop()
 
 
+def test_every_server_will_do(server: Server, tmp_path: Path) -> None:
+    pool = Pool(server.url, tmp_path)
+    try:
+        (queued,) = pool.launch(pool.sh("queued", "true"))
+        assert pool.system.kill([queued], force=False) == {queued: True}
+        pool.work()
+        (handle,) = pool.launch(pool.sh("runs", "echo out; exit 3"))
+        pool.until(lambda: "rec.1:runs:1" in pool.ends)
+        assert pool.end(handle).exit_value == 3 and pool.system.logs(handle, "stdout", 1) == b"ut\n"
+        assert pool.system.stage_out(handle, tmp_path / "home", [], lambda words: None) == []
+    finally:
+        pool.stop()
+
+
 def test_exit_values_and_signals_are_the_kernels(pool: Pool) -> None:
     pool.work()
     handles = pool.launch(

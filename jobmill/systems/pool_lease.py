@@ -86,6 +86,8 @@ class PoolLease(threading.Thread):
                 self.lost = True
                 self._write(0.0)
                 return False
+            if self._until and self.ran_out:
+                return False  # the answer came too late: guard and runner have begun
         self._write(asked + self._lease - self._margin)
         return True
 

@@ -14,6 +14,7 @@ from jobmill.systems import process_tree, run_folder, slot_table
 from jobmill.systems.system import Token
 
 KEPT = 7 * 86400.0  # seconds for which what could not be brought home stays
+HALF_MADE = 60.0  # seconds in which a room that is being made says whose it is
 WORDS = "launch"  # the file that says whose room it is
 
 
@@ -74,6 +75,10 @@ def _sweep(folder: Path) -> None:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if (folder / "kept").exists():
             if time.time() - (folder / "kept").stat().st_mtime > KEPT:
+                shutil.rmtree(folder, ignore_errors=True)
+            return
+        if not (folder / WORDS).exists():
+            if time.time() - folder.stat().st_mtime > HALF_MADE:
                 shutil.rmtree(folder, ignore_errors=True)
             return
         namespace, _, token = (folder / WORDS).read_text(errors="surrogateescape").rstrip("\n").partition(" ")

@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq.connections import parse_connection
 
-from jobmill.errors import ConfigError, PermanentError, SystemUnavailable
+from jobmill.errors import ConfigError, SystemUnavailable
 
 SCHEMES = ("redis", "rediss", "unix")
 TIMEOUT = 5.0  # seconds without an answer after which a connection counts as dead
@@ -90,7 +90,7 @@ def like(client: redis.Redis, timeout: float) -> redis.Redis:
 
 @contextmanager
 def told(name: str) -> Iterator[None]:
-    """Turn the library's errors into SystemUnavailable, or PermanentError where another try would not help."""
+    """Turn the library's errors into SystemUnavailable: what the server refuses for good, its admin has to mend."""
     try:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
@@ -101,4 +101,4 @@ def told(name: str) -> Iterator[None]:
     except redis.ResponseError as error:
         if str(error).startswith(PASSING) or isinstance(error, redis.exceptions.OutOfMemoryError):
             raise SystemUnavailable(f"{name}: the pool's server cannot serve now: {error}") from None
-        raise PermanentError(f"{name}: the pool's server refused a command: {error}") from None
+        raise SystemUnavailable(f"{name}: the pool's server refused a command: {error}") from None

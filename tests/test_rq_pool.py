@@ -413,6 +413,23 @@ def test_a_worker_without_jobmill_is_told(pool: Pool, tmp_path: Path) -> None:
         assert client.hget(f"jobmill:rq:run:{handle}", "again") == b"4"
 
 
+def test_a_host_that_cannot_make_a_folder_is_told(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    pool.work(env={"JOBMILL_POOL_FOLDER": str(tmp_path / "file" / "rooms")})
+    (handle,) = pool.launch(pool.sh("a", "true"))
+    end = pool.end(handle)
+    assert end.reason == "node_fail" and "cannot make its folder" in (end.message or "")
+
+
+def test_inputs_that_were_dropped_are_told(pool: Pool, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("x")
+    job = pool.sh("a", "true", inputs=(Transfer(source=str(tmp_path / "in"), target="in"),))
+    (handle,) = pool.launch(job)
+    pool.work()
+    end = pool.end(handle)
+    assert end.reason == "stage_failed" and "is not on the pool's server" in (end.message or "")
+
+
 def test_what_somebody_took_out_of_rq_is_told(pool: Pool) -> None:
     emptied, canceled = pool.launch(pool.sh("emptied", "true"), pool.sh("canceled", "true"))
     with redis.Redis.from_url(pool.url) as client:

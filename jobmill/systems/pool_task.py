@@ -21,7 +21,7 @@ from typing import Any
 import redis
 from rq import get_current_job
 
-from jobmill.errors import JobmillError
+from jobmill.errors import StageFailed, SystemUnavailable
 from jobmill.systems import pool_server, run_folder
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.pool_files import PoolFiles
@@ -97,12 +97,13 @@ class PoolTask:
 
     def serve(self, asked: float) -> str:
         """Run it; ``asked``: time.monotonic() before its marker was taken."""
-        place = root()
-        sweep(place)
         try:
+            place = root()
+            sweep(place)
             room = PoolRoom(place, self._launch, self._token, self._terms.get("shared"))
         except OSError as error:
-            return self._tell(_unstarted(f"cannot make its folder on {run_folder.HOST}: {error}"))
+            words = f"cannot make its folder on {run_folder.HOST}: {error}"
+            return self._tell(_unstarted(words, reason="node_fail"))  # another host may do better
         patient = PoolRecord(pool_server.like(self._client, beat_of(self._lease_time, self._grace) + 3))
         lease = PoolLease(
             patient, self._launch, self._owner, lease=self._lease_time, grace=self._grace, room=room.folder
@@ -130,7 +131,7 @@ class PoolTask:
             if not shared:
                 inputs = PoolFiles(self._record.client, PREFIX, self._launch, "in")
                 place_inputs(inputs, submission, Path(folder))
-        except (OSError, JobmillError, redis.RedisError, run_folder.Superseded) as error:
+        except (OSError, StageFailed, redis.RedisError, run_folder.Superseded) as error:
             self._end = _unstarted(f"cannot be prepared on {run_folder.HOST}: {error}", reason="stage_failed")
             return True
         system = LocalSystem(
@@ -148,6 +149,9 @@ class PoolTask:
                 self._end = _unstarted(answer.message)
                 return True
             self._watch(system, answer, lease)
+        except SystemUnavailable as error:  # before anything was started: a guard, or a disk, that cannot be had
+            self._end = _unstarted(str(error), reason="node_fail")
+            return True
         finally:
             system.close()
         if shared or lease.lost:

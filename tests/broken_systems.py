@@ -425,6 +425,12 @@ class NoFolders(Far):
         return super().stage_in(replace(submission, inputs=files), progress)
 
 
+@breaks("test_inputs_that_are_not_wanted_any_more")
+class Unstoppable(Far):
+    def stage_in(self, submission: Submission, progress: Any) -> Any:
+        return super().stage_in(submission, lambda words: None)
+
+
 @breaks("test_an_input_that_is_not_there")
 class WithoutIt(Far):
     def stage_in(self, submission: Submission, progress: Any) -> Any:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from jobmill.errors import StageFailed
-from jobmill.systems.system import Submission, Transfer
+from jobmill.errors import StageFailed, StageStopped
+from jobmill.systems.system import ExecutionSystem, Submission, Transfer
 from jobmill.testing.launches import Launches
 from jobmill.testing.subject import Subject
 
@@ -17,7 +17,7 @@ class Stages(Subject):
 
     def test_inputs_come_there(self) -> None:
         """Files and folders, under the names asked for, byte for byte; twice is once."""
-        launches = self._staging()
+        launches = self._taking()
         source = self._source()
         inputs = (
             Transfer(source=str(source / "reads $1.fq"), target="in put.fq"),
@@ -30,15 +30,27 @@ class Stages(Subject):
         handle, info = launches.run(job)
         assert info.regular, info
         assert launches.system.logs(handle, "stdout", 0) == b"\0\xff reads" + b"a\n" + b"b\n"
-        assert all(isinstance(words, str) for words in said)
+        assert said and all(isinstance(words, str) for words in said), "progress has to be called"
 
     def test_an_input_that_is_not_there(self) -> None:
         """StageFailed names the file; nothing is submitted without it."""
-        self._staging()
+        self._taking()
         gone = self.spool.parent / "no such input"
         with pytest.raises(StageFailed) as told:
             self._staged(self.sh("true", inputs=(Transfer(source=str(gone), target="x"),)), [])
         assert gone.name in str(told.value)
+
+    def test_inputs_that_are_not_wanted_any_more(self) -> None:
+        """What `progress` raises stops it: StageStopped, whoever waits for a host or a disk."""
+        self._taking()
+        source = self._source()
+        job = self.sh("true", inputs=(Transfer(source=str(source / "ref"), target="ref"),))
+
+        def stop(words: str) -> None:
+            raise StageStopped("the job was cancelled")
+
+        with pytest.raises(StageStopped):
+            self.begin(lead=False).system.stage_in(job, stop)
 
     def test_outputs_come_back(self) -> None:
         """Stdout, stderr, the run's own files, and what the globs match; those that match nothing are told."""
@@ -60,12 +72,21 @@ class Stages(Subject):
             assert (folder / "stdout").read_text() == "said\n"
             assert (folder / "stderr").read_text() == "bad\n"
             assert (folder / "return.json").read_text() == "{}\n"
+        assert list(other.stage_out(handle, folder, [], lambda words: None)) == []
 
     def _staging(self) -> Launches:
         self.need("commands")
         launches = self.begin()
         if not launches.system.stages:
             pytest.skip(f"{launches.system.kind} shares its files with us (stages is False): nothing is brought")
+        return launches
+
+    def _taking(self) -> Launches:
+        self.need("commands")
+        launches = self.begin()
+        if type(launches.system).stage_in is ExecutionSystem.stage_in:
+            assert not launches.system.stages, "who shares no files with us needs `stage_in`"
+            pytest.skip(f"{launches.system.kind} takes no inputs (it does not override stage_in)")
         return launches
 
     def _source(self) -> Path:

@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+import redis
+from conftest import Server
 from farm import Missing, Sshd, free_port, one_sshd
 from planted_systems import Detached, Far, Held, Polled
+from rq_pool import Pool
 
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.fake_cluster import FakeCluster
 from jobmill.systems.local import LocalSystem
+from jobmill.systems.pool import PoolSystem
 from jobmill.systems.registry import known_kinds
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import ExecutionSystem, Submission
@@ -133,9 +137,31 @@ class TestSsh(Conformance):
         return SshSystem.build("absent", options, spool)
 
 
+class TestPool(Conformance):
+    """Two RQ workers on a server of their own."""
+
+    patience = 60  # a launch is a call of RQ, a guard and a runner: some ten in a second
+
+    @pytest.fixture(autouse=True)
+    def _workers(self, running_server: Callable[[str], Server], tmp_path: Path) -> Iterator[None]:
+        self.pool = Pool(running_server("valkey").url, tmp_path)
+        for _ in range(2):
+            self.pool.work()
+        with redis.Redis.from_url(self.pool.url) as client:
+            self.pool.until(lambda: client.scard("rq:workers") == 2)
+        yield
+        self.pool.stop()
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        return PoolSystem.build("pool", self.pool.options, spool)
+
+    def make_absent(self, spool: Path) -> ExecutionSystem:
+        return PoolSystem.build("absent", {"url": f"unix://{spool}/nothing"}, spool)
+
+
 # A class for each system to come stands above this line.
 
-COVERED = {"local", "fake", "ssh"}
+COVERED = {"local", "fake", "ssh", "rq"}
 
 
 def test_every_kind_is_here() -> None:

@@ -229,7 +229,7 @@ def test_files_go_there_and_come_home(pool: Pool, tmp_path: Path) -> None:
         Transfer(source=str(tmp_path / "tree"), target="tree"),
     )
     globs = ["out/*.sam", "out/sub", "none*"]
-    files = {"outputs.json": json.dumps(globs)}
+    files = {"wanted.json": json.dumps(globs)}
     job = pool.sh("files", "mkdir -p out/sub; ./bin/run", inputs=inputs, files=files)
     ready = pool.system.stage_in(pool.system.stage_in(job, said.append), said.append)
     assert ready.staged and any("stages in" in words for words in said)
@@ -241,7 +241,8 @@ def test_files_go_there_and_come_home(pool: Pool, tmp_path: Path) -> None:
         assert pool.system.stage_out(handle, home, globs, said.append) == ["none*"]
     assert (home / "outputs" / "out" / "a.sam").read_bytes() == b"\0deep"
     assert (home / "outputs" / "out" / "sub" / "b").read_text() == "b\n"
-    assert (home / "odd \n name").read_text() == "x\n"
+    assert pool.system.stage_out(handle, home, ["odd*"], said.append) == []
+    assert (home / "outputs" / "odd \n name").read_text() == "x\n"
     assert (home / "stdout").read_bytes() == b"" and (home / "stderr").exists()
     pool.system.forget([handle])
     with redis.Redis.from_url(pool.url) as client:
@@ -257,9 +258,10 @@ def test_more_than_the_bound_stays_on_the_host_and_is_named(
     try:
         pool.work()
         text = "echo small; head -c 3000000 /dev/zero > large; echo ok > wanted"
-        (handle,) = pool.launch(pool.sh("much", text, files={"outputs.json": '["wanted", "large"]'}))
+        (handle,) = pool.launch(pool.sh("much", text, files={"wanted.json": '["wanted", "large"]'}))
         assert pool.end(handle).regular
-        with pytest.raises(StageFailed, match=r"outputs/large \(3000000 bytes\)"):
+        assert pool.system.stage_out(handle, tmp_path / "home", ["wanted", "no"], lambda words: None) == ["no"]
+        with pytest.raises(StageFailed, match=r"large: 3000000 bytes are more than is left of `keep`; it is in /"):
             pool.system.stage_out(handle, tmp_path / "home", ["wanted", "large"], lambda words: None)
         assert (tmp_path / "home" / "outputs" / "wanted").read_text() == "ok\n"
         assert (tmp_path / "home" / "stdout").read_text() == "small\n"

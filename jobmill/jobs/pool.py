@@ -25,6 +25,11 @@ class PoolJob(Job):
         """As the contract says; steps by the program of the host on which they run."""
         return (STEPS,) if self.spec.steps else super().argv()
 
+    def workdir(self) -> str | None:
+        """Return where it runs: the folder in which `submit` was typed is nobody's wish where files are not shared."""
+        mine = self.system.stages and self.spec.workdir == self.spec.submit_dir
+        return None if mine else super().workdir()
+
     def absolute(self, path: str, base: str) -> str:
         """Return a path for the host: what is relative to the run folder stays so until it is known."""
         if path.startswith("/") or not (base == self.folder or base.startswith(HERE)):

@@ -20,7 +20,7 @@ from jobmill.errors import StageFailed
 
 PIECE = 1 << 20  # bytes
 KEEP = 7 * 86400  # seconds for which the server keeps what nobody forgets
-NOTE = "?"  # the entry of the table that is no file: what was left out, and why
+NOTE = "?"  # the entry of the table that is no file
 
 
 class PoolFiles:
@@ -72,8 +72,14 @@ class PoolFiles:
         self._enter(name, entry | {"n": number})
         return size
 
+    def leave_out(self, name: str, path: Path, why: str) -> None:
+        """Say that a file is not here, and why."""
+        facts = path.stat()
+        entry = {"size": facts.st_size, "mode": stat.S_IMODE(facts.st_mode), "mtime": facts.st_mtime_ns, "n": -1}
+        self._enter(name, entry | {"left": why})
+
     def note(self, words: str) -> None:
-        """Say what is not there, and why."""
+        """Say something about all of it."""
         self._enter(NOTE, {"n": -1, "words": words})
 
     def noted(self) -> str:
@@ -108,7 +114,7 @@ class PoolFiles:
     def read(self, name: str, offset: int, limit: int) -> bytes:
         """Return a part of a file, b"" when it is not there."""
         entry = self.table().get(name)
-        if entry is None or offset >= entry["size"] or limit <= 0:
+        if entry is None or entry["n"] < 0 or offset >= entry["size"] or limit <= 0:
             return b""
         return cast("bytes", self._client.getrange(f"{self.key}:{entry['n']}", offset, offset + limit - 1))
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from jobmill.errors import StageFailed
+from jobmill.systems.place import Here
+from jobmill.systems.place_search import search
 from jobmill.systems.pool_files import PoolFiles, below
+from jobmill.systems.pool_place import WORK
+from jobmill.systems.pool_words import OUTPUTS
+from jobmill.systems.retrieval import FIRST, OWN
 from jobmill.systems.system import Submission
 
 STREAMS = ("stdout", "stderr")
-FIRST = ("error", "return.json", "steps")  # own files that come before the outputs
-OURS = ("run", "spawned", "outputs.json")  # of the run folder, and of no use at home
-NAMED = 5  # files left out that are named
+MOST = 10_000  # files that are brought at most
 
 
 def place_inputs(inputs: PoolFiles, submission: Submission, folder: Path) -> None:
@@ -35,49 +36,57 @@ def place_inputs(inputs: PoolFiles, submission: Submission, folder: Path) -> Non
 
 def bring(out: PoolFiles, folder: Path, workdir: Path, globs: Sequence[str], keep: int) -> bool:
     """Put what a launch left on the server, up to ``keep`` bytes; return whether that is all of it."""
-    left, out_of_it = keep, []
-    for name, path in left_behind(folder, workdir, globs):
+    left, whole = keep, True
+    where = f"it is in {folder} on {os.uname().nodename} for a week"
+    for count, (name, path) in enumerate(left_behind(folder, workdir, globs)):
         try:
             size = path.stat().st_size
-            if size > left and name not in STREAMS:
-                out_of_it.append(f"{name} ({size} bytes)")
+            if count > MOST or (size > left and name not in STREAMS):
+                whole = False
+                if count > 2 * MOST:
+                    break
+                out.leave_out(name, path, f"{size} bytes are more than is left of `keep`; {where}")
                 continue
             put = out.put(name, path, limit=left)
             left -= put
             if put < size:
-                out_of_it.append(f"the end of {name} ({size} bytes)")
+                whole = False
+                out.note(f"{name} has {size} bytes, of which the first {put} came home (`keep`); {where}")
         except FileNotFoundError:
             continue
         except (PermissionError, StageFailed) as error:
-            out_of_it.append(f"{name} ({error})")
-    if out_of_it:
-        more = f" and {len(out_of_it) - NAMED} more" if len(out_of_it) > NAMED else ""
-        words = f"{', '.join(out_of_it[:NAMED])}{more}; they are in {folder} on {os.uname().nodename} for a week"
-        out.note(words)
-    return not out_of_it
+            whole = False
+            out.leave_out(name, path, str(error))
+    return whole
 
 
 def left_behind(folder: Path, workdir: Path, globs: Sequence[str]) -> Iterator[tuple[str, Path]]:
-    """Give the files that a launch left, the most wanted first, by the names that they have at home."""
-    for name in (*STREAMS, *FIRST):
+    """Give the files that a launch left, the most wanted first: its own, what ``globs`` match, all in its folder."""
+    given: set[str] = set()
+    for name in (*FIRST, *OWN):
         if (folder / name).is_file():
+            given.add(name)
             yield name, folder / name
-    wanted: dict[str, Path] = {}
+    prefix = "" if os.path.realpath(workdir) == os.path.realpath(folder) else f"{WORK}/"
     for pattern in globs:
-        for match in glob.iglob(pattern, root_dir=workdir, recursive=True, include_hidden=True):  # noqa: PTH207
-            found = workdir / match
-            if found.is_dir():
-                for base, _, names in os.walk(found):
-                    for name in names:
-                        path = Path(base) / name
-                        wanted.setdefault(os.path.relpath(path, workdir), path)
-            elif found.is_file():
-                wanted.setdefault(os.path.normpath(match), found)
-    for name, path in wanted.items():
-        if not name.startswith(("/", "../")) and path.is_file():
-            yield f"outputs/{name}", path
-    here = {os.path.realpath(path) for path in wanted.values()}
-    for path in sorted(folder.iterdir()):
-        plain = stat.S_ISREG(path.lstat().st_mode) and os.path.realpath(path) not in here
-        if plain and path.name not in (*STREAMS, *FIRST, *OURS) and not path.name.startswith("run."):
-            yield path.name, path
+        for match in search(Here(), str(workdir), pattern, lambda: None):
+            for name in _files(workdir, match):
+                if prefix + name not in given:
+                    given.add(prefix + name)
+                    yield prefix + name, workdir / name
+    for name in _files(folder, ""):
+        if name not in given and name != OUTPUTS and not name.startswith("run."):
+            yield name, folder / name
+
+
+def _files(base: Path, match: str) -> Iterator[str]:
+    """Give the files that a match stands for, relative to ``base``; never what is not a plain file."""
+    found = base / match
+    if found.is_file():
+        yield os.path.normpath(match)
+    for above, folders, names in os.walk(found):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(above) / name
+            if path.is_file():
+                yield str(path.relative_to(base))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,8 +9,10 @@ from pathlib import Path
 import redis
 
 from jobmill.errors import StageFailed
-from jobmill.systems.pool_files import PoolFiles, below
+from jobmill.systems.pool_files import PoolFiles
+from jobmill.systems.pool_place import ROOM, WORK, PoolPlace
 from jobmill.systems.pool_record import PREFIX
+from jobmill.systems.retrieval import bring_home
 from jobmill.systems.system import Progress, Transfer
 
 MIB = 1 << 20
@@ -52,31 +53,17 @@ def give(client: redis.Redis, launch: str, inputs: Sequence[Transfer], keep: int
 
 
 def fetch(client: redis.Redis, launch: str, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
-    """Write what a launch left into ``folder``; return the globs that match nothing.
+    """Bring home what a launch left; return the globs that match nothing.
 
-    Raises StageFailed when something was left out, after everything else is here.
+    Raises StageFailed when something that is wanted was left out, or is only there in part.
     """
     there = PoolFiles(client, PREFIX, launch, "out")
-    names, total, done = there.names(), there.total(), 0
-    outputs = folder / "outputs"
-    try:
-        for at, name in enumerate(names):
-            progress(f"stages out {at}/{len(names)}, {_size(done)} of {_size(total)}")
-            there.get(name, below(folder, name))
-            done += int(there.table()[name]["size"])
-    except OSError as error:
-        raise StageFailed(f"{error.filename or folder}: {error.strerror}; make room there") from None
+    place = PoolPlace(there)
+    workdir = WORK if list(place.entries(WORK)) else None
+    unmatched = bring_home(place, ROOM, workdir, str(folder), globs, progress)
     if there.noted():
-        words = f"more than `keep` or not to be read, and therefore not here: {there.noted()}"
-        raise StageFailed(f"{words}; raise `keep` of the system, or use `shared`")
-    places = [outputs, folder]  # a file of the run folder may be both its own and wanted
-    return [pattern for pattern in globs if not any(_matches(pattern, place) for place in places)]
-
-
-def _matches(pattern: str, place: Path) -> bool:
-    """Tell whether a glob finds anything in a folder; by the same rules as on the job's host."""
-    found = glob.iglob(pattern, root_dir=place, recursive=True, include_hidden=True)  # noqa: PTH207
-    return next(found, None) is not None
+        raise StageFailed(f"{there.noted()}; raise `keep` of the system, or use `shared`")
+    return unmatched
 
 
 def _size(count: int) -> str:

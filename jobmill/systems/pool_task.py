@@ -45,6 +45,7 @@ from jobmill.systems.system import (
 PATH = "jobmill.systems.pool_task.perform"  # as RQ's jobs name it
 TIMEOUT = 5.0  # seconds without an answer after which a connection counts as dead
 LOOK = 0.5  # seconds between looks at a launch for which nobody waits any more, or that is being killed
+CLEAR = 0.05  # seconds between looks at what an ended launch left running
 PROGRESS = 2.0  # seconds between looks at its steps
 AGAIN = 1.0  # seconds between attempts to tell the end
 PATIENCE = 86400.0  # seconds for which it is tried
@@ -204,11 +205,21 @@ class PoolTask:
                     unwatched = True
             if unwatched and self._end is None:
                 self._end = _found(system, handle)
+        self._clear(system, handle, lease)
         if self._end.reason in UNSTARTED:
             self._end = replace(self._end, reason=UNSTARTED[self._end.reason])
         if (lease.lost or lease.ran_out) and (self._end.term_sig or self._end.reason == "timeout"):
             words = f"could not prolong its lease of {self._lease_time:g} s, and stopped itself"
             self._end = replace(self._end, reason="node_fail", evidence=words)
+
+    def _clear(self, system: LocalSystem, handle: str, lease: PoolLease) -> None:
+        """End what the launch left running: with its end told, there is neither a lease nor a folder for it."""
+        begun = time.monotonic()
+        while True:
+            force = lease.lost or lease.ran_out or lease.wish > 1 or time.monotonic() - begun >= self._grace
+            if system.kill([handle], force=force)[handle]:
+                return
+            time.sleep(CLEAR)
 
     def _answer(self, system: LocalSystem, handle: str, words: list[Any]) -> None:
         """Give a part of a file to who asked for it: log, stream, offset, limit, list for the answer."""
@@ -255,7 +266,7 @@ def _placed(it: Submission, folder: str) -> Submission:
         argv = (sys.executable, "-I", "-S", str(STEPPER), folder)
     targets = [replace(each, target=real(each.target) or "") for each in it.inputs]
     paths = {name: real(getattr(it, name)) for name in ("workdir", "stdin", "stdout", "stderr")}
-    return replace(it, argv=argv, inputs=targets, **paths)  # type: ignore[arg-type]  # texts, as the fields are
+    return replace(it, argv=argv, inputs=targets, staged=None, **paths)  # type: ignore[arg-type]  # texts, as the fields are
 
 
 def _found(system: LocalSystem, handle: str) -> ExitInfo | None:

@@ -442,15 +442,16 @@ class TestLife:
             wait_until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
         assert output(link, "echo again") == b"again\n"
 
-    def test_a_stopped_master_is_told(self, sshd: Sshd, make_link: MakeLink) -> None:
+    def test_a_stopped_master_is_told(self, sshd: Sshd, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch) -> None:
         link = make_link(sshd, connect_timeout=0.5)
         output(link, "true")
+        monkeypatch.setattr("jobmill.systems.ssh_link.START_WAIT", 1.0)
         assert link.master is not None
         os.kill(link.master, signal.SIGSTOP)
         start = time.monotonic()
         with pytest.raises(SystemUnavailable, match="SFTP"):
             link.sftp()
-        assert time.monotonic() - start < 20
+        assert time.monotonic() - start < 10
 
     def test_a_folder_with_a_long_name(self, sshd: Sshd, make_link: MakeLink) -> None:
         assert output(make_link(sshd, folder="/".join(["long" * 20] * 3)), "echo x") == b"x\n"
@@ -860,6 +861,34 @@ class TestCables:
             farm.fast(1)
             farm.join(1)
         sock.close()
+
+    def test_a_cut_while_much_comes(self, farm: Farm, make_link: MakeLink) -> None:
+        """The master outlives it: all its streams end, and it serves the next."""
+        link = make_link(farm.host(3), keepalive=2, connect_timeout=1)
+        socks = [link.open("cat /dev/zero") for _ in range(5)]
+        for sock in socks:
+            assert first_line(sock) == {"ok": True}
+        pid = link.master
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            for sock in socks:
+                sock.recv(1 << 16)
+        farm.cut(3)
+        try:
+            threads = [threading.Thread(target=rest, args=(sock, 15)) for sock in socks]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        finally:
+            farm.join(3)
+        until = time.monotonic() + 15
+        while "error" in first_line(again := link.open("hostname")):
+            again.close()
+            assert time.monotonic() < until
+            time.sleep(0.2)
+        assert rest(again) == b"h3\n"
+        assert link.master == pid
 
     def test_small_things_pass_by_large_ones_on_a_slow_line(self, farm: Farm, make_link: MakeLink) -> None:
         server = farm.host(3)

@@ -21,6 +21,7 @@ import paramiko
 
 from jobmill.systems.ssh_host import SshHost
 from jobmill.systems.ssh_login import Login, LoginFailed
+from jobmill.systems.ssh_relay import hang_up
 
 FIRST = 1.0  # seconds of the first pause after a failure; each next one is twice as long
 LONGEST = 60.0  # seconds
@@ -222,7 +223,7 @@ class Gate:
         except (paramiko.SSHException, EOFError, OSError, ValueError) as error:
             words = str(error) or type(error).__name__
             if channel is not None:
-                channel.close()
+                hang_up(channel)
                 channel = None
         self._post(lambda: self._opened(it, login, channel, full, words))
 
@@ -230,7 +231,7 @@ class Gate:
         self._under_way.discard(it)
         if it.done:  # its deadline is over, or its client is gone
             if channel is not None:
-                channel.close()
+                hang_up(channel)
         elif channel is not None:
             it.done = True
             it.answer(it, channel)

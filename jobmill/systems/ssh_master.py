@@ -31,7 +31,7 @@ import paramiko
 
 from jobmill.systems.ssh_gate import Gate, Opening
 from jobmill.systems.ssh_host import SshHost
-from jobmill.systems.ssh_relay import Relay
+from jobmill.systems.ssh_relay import Relay, hang_up
 
 LISTENER, LOCK = 3, 4  # descriptors that it is started with
 REQUEST_MOST = 1 << 20  # bytes
@@ -176,7 +176,7 @@ class Master:
         login = self._gate.login
         if login is None or not self._tell(it.client, {"ok": True}):
             it.client.close()
-            channel.close()
+            hang_up(channel)
             return
         self._relay.add(it.client, channel, it.outward, login.wire.writable)
 

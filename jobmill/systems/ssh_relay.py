@@ -18,6 +18,7 @@ import paramiko
 
 PIECE = 32 << 10  # bytes; a channel's largest packet
 TURN = 8  # pieces of one stream before it is the others' turn
+BROKEN = (OSError, EOFError, paramiko.SSHException)  # what a call on a channel raises whose connection is gone
 FAREWELL = 5.0  # seconds in which what a client wrote before it closed has to have room
 
 
@@ -47,6 +48,15 @@ class Bell:
 
     def clear(self) -> None:
         """Nothing to do: the loop reads until there is nothing."""
+
+
+def hang_up(channel: paramiko.Channel) -> None:
+    """Close a channel, whatever its connection is like.
+
+    None is left to the garbage collector: paramiko's finalizer sends, in whatever thread, under whatever lock.
+    """
+    with contextlib.suppress(*BROKEN):
+        channel.close()
 
 
 class Relay:
@@ -139,6 +149,9 @@ class Relay:
                 data = stream.channel.recv(2 * PIECE)
             except TimeoutError:  # nothing there
                 break
+            except BROKEN:  # a read also tells the host that there is room again, which may fail
+                self._finish(stream)
+                return
             if not data:
                 self._channel_end(stream)
                 return
@@ -177,7 +190,7 @@ class Relay:
                 sent = stream.channel.send(stream.outward) if self._writable[stream]() else 0
             except TimeoutError:  # its window is closed
                 sent = 0
-            except OSError:  # the channel is closed: its bell has told so
+            except BROKEN:  # the channel is closed: its bell has told so
                 stream.outward, stream.client_ended = b"", True
                 break
             stream.outward = stream.outward[sent:]
@@ -204,7 +217,7 @@ class Relay:
         if stream.hung_up is not None:
             self._finish(stream)
             return
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+        with contextlib.suppress(*BROKEN):
             stream.channel.shutdown_write()
         self._arm(stream)
 
@@ -246,5 +259,4 @@ class Relay:
             while stream.client.recv(1 << 16):
                 pass
         stream.client.close()
-        with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-            stream.channel.close()
+        hang_up(stream.channel)

@@ -69,7 +69,8 @@ class Wire:
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._child.pid, signal.SIGKILL)
-                self._child.wait(1.0)
+                with contextlib.suppress(subprocess.TimeoutExpired):  # whoever sleeps in the kernel is not waited for
+                    self._child.wait(1.0)
 
 
 def dial(host: SshHost) -> Wire:

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -441,6 +442,46 @@ class TestLife:
             sock.close()
             wait_until(lambda pid=pid: not alive(pid))  # type: ignore[misc]
         assert output(link, "echo again") == b"again\n"
+
+    def test_masters_and_connections_killed_at_random_hang_nobody(self, make_link: MakeLink, tmp_path: Path) -> None:
+        ends: dict[str, int] = {"served": 0, "refused": 0, "cut": 0}
+        slowest = 0.0
+        chance = random.Random(7)
+        with one_sshd(tmp_path / "sshd") as server:
+            links = [make_link(server, connect_timeout=3, keepalive=3, idle=0.3) for _ in range(4)]
+            until = time.monotonic() + 8
+
+            def use(link: SshLink) -> None:
+                nonlocal slowest
+                while time.monotonic() < until:
+                    start = time.monotonic()
+                    with link.open("cat") as sock:
+                        answer = first_line(sock)
+                        with contextlib.suppress(OSError):
+                            sock.sendall(bytes(100_000))
+                            sock.shutdown(socket.SHUT_WR)
+                        got = len(rest(sock))
+                    assert got <= 100_000
+                    ends["served" if got == 100_000 else "refused" if "error" in answer else "cut"] += 1
+                    slowest = max(slowest, time.monotonic() - start)
+                    time.sleep(0.05)
+
+            threads = [threading.Thread(target=use, args=(link,)) for link in links]
+            for thread in threads:
+                thread.start()
+            while time.monotonic() < until:
+                time.sleep(chance.random() * 0.6)
+                if chance.random() < 0.6:
+                    end_master(links[0])
+                else:
+                    for pid in server.sessions():
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
+            for thread in threads:
+                thread.join(40)
+                assert not thread.is_alive()
+        assert ends["served"] and ends["cut"], ends
+        assert slowest < 10
 
     def test_a_stopped_master_is_told(self, sshd: Sshd, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch) -> None:
         link = make_link(sshd, connect_timeout=0.5)

@@ -359,3 +359,25 @@ def test_signals_go_only_to_the_process_that_is_meant() -> None:
         assert child.wait(10) == -signal.SIGKILL
     for never in (0, 1, os.getpid()):
         assert not process_tree.send(never, 0, 0)
+
+
+def test_a_runner_that_hears_nothing_drains(tmp_path: Path) -> None:
+    argv = [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("guard"), str(ROOT), "guard", str(tmp_path), "far", "5"]
+    commands = b"sync 0\nenv {}\nslots 1\n" + launch("a", ["/bin/sleep", "3"]) + launch("b", ["/bin/true"])
+    env = {"PATH": os.defpath, "JOBMILL_SILENCE": "1"}
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=env
+    ) as guard:
+        assert guard.stdin is not None and guard.stdout is not None
+        guard.stdin.write(commands)
+        guard.stdin.flush()
+        for _ in range(8):
+            time.sleep(0.25)
+            guard.stdin.write(b"\n")  # we are there
+            guard.stdin.flush()
+        assert (tmp_path / "jobs/a/run.1/run").exists()
+        assert guard.wait(10) == 0  # its input is open still
+        guard.stdin.close()
+    run = run_folder.read(os.fsencode(tmp_path / "jobs/a/run.1"))
+    assert run is not None and run.end is not None and json.loads(run.end)["exit_value"] == 0
+    assert not (tmp_path / "jobs/b").exists()

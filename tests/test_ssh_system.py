@@ -428,11 +428,22 @@ def test_two_pipelines_of_one_account_do_not_meet(bench: Callable[..., Bench]) -
         ({"host": "h", "paths": {"data": "/d"}}, "two absolute paths"),
         ({"host": "h", "kill_grace": True}, "kill_grace"),
         ({"host": "h", "env": ["a"]}, "mapping"),
+        ({"host": "ann@h", "user": "bob"}, "host says user 'ann', user says 'bob'"),
+        ({"host": "@h"}, "user"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=words):
         SshSystem.build("lab", options, tmp_path)
+
+
+def test_a_host_is_named_as_ssh_names_it(tmp_path: Path) -> None:
+    with one_sshd(tmp_path / "sshd") as host:
+        options = host.options(folder=str(tmp_path / "far"))
+        options["host"] = f"{options.pop('user')}@{options['host']}"
+        system = SshSystem.build("lab", options, tmp_path / "spool")
+        assert all(check.ok for check in system.check())
+        system.close()
 
 
 def test_an_absent_host_is_told_with_what_to_do(tmp_path: Path) -> None:

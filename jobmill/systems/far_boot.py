@@ -11,6 +11,8 @@ that holds the nonce; what follows it is ours. Lines that it writes, each after 
 import os
 import sys
 
+SILENCE = "900"  # seconds without a word from the other end after which it is taken for gone
+
 
 def main(nonce: str, folder: str, digest: str, size: int, program: str, spool: str, words: "list[str]") -> None:
     """Install the payload below ``folder`` where it is not there yet, and become ``program`` with its arguments.
@@ -59,6 +61,7 @@ def main(nonce: str, folder: str, digest: str, size: int, program: str, spool: s
     }
     say("ready", json.dumps(facts))
     os.dup2(errors, 2)
+    os.environ["JOBMILL_SILENCE"] = SILENCE
     os.chdir("/")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from jobmill.systems.%s import main; main()" % program
     os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", code, library, program, spool, *words])

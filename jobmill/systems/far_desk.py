@@ -8,6 +8,7 @@ seconds for which the launch may have been under way; a host that is up for less
 import base64
 import json
 import os
+import select
 import shutil
 import signal
 import sys
@@ -18,6 +19,7 @@ from jobmill.systems.spool_launches import SpoolLaunches
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     Launches = list[tuple[str, float]]
@@ -160,21 +162,33 @@ def main() -> None:
     desk = Desk(os.fsencode(sys.argv[2]), sys.argv[3])
     verbs = {name: getattr(desk, name) for name in dir(desk) if not name.startswith("_")}
     verbs.update((name, getattr(far_files, name)) for name in FILES)
-    with os.fdopen(0, "rb") as requests:
-        for line in requests:
-            answer: "dict[str, Any]" = {"n": None}
-            try:
-                values = json.loads(line.decode("utf-8"))
-                answer["n"], verb = values.pop("n"), values.pop("verb")
-                answer["answer"] = verbs[verb](**values)
-            except OSError as error:
-                answer["error"] = error.strerror or str(error)
-                answer["errno"] = error.errno
-            except Exception as error:  # a request that is wrong must not take the others' answers along
-                answer["error"] = "%s: %s" % (type(error).__name__, error)
-            data = json.dumps(answer).encode("ascii") + b"\n"
-            try:
-                while data:
-                    data = data[os.write(1, data) :]
-            except OSError:
-                return
+    for line in _requests(float(os.environ.get("JOBMILL_SILENCE", 0)) or None):
+        answer: "dict[str, Any]" = {"n": None}
+        try:
+            values = json.loads(line.decode("utf-8"))
+            answer["n"], verb = values.pop("n"), values.pop("verb")
+            answer["answer"] = verbs[verb](**values)
+        except OSError as error:
+            answer["error"] = error.strerror or str(error)
+            answer["errno"] = error.errno
+        except Exception as error:  # a request that is wrong must not take the others' answers along
+            answer["error"] = "%s: %s" % (type(error).__name__, error)
+        data = json.dumps(answer).encode("ascii") + b"\n"
+        try:
+            while data:
+                data = data[os.write(1, data) :]
+        except OSError:
+            return
+
+
+def _requests(silence: "float | None") -> "Iterator[bytes]":
+    """Yield lines until the input ends, or nothing comes for so many seconds."""
+    rest = b""
+    while select.select([0], [], [], silence)[0]:
+        data = os.read(0, 1 << 16)
+        if not data:
+            return
+        lines = (rest + data).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            yield line

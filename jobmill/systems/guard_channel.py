@@ -18,6 +18,7 @@ from jobmill.systems.system import End, Start, Submission, Token, Unwatched
 
 log = logging.getLogger(__name__)
 CHUNK = 1 << 18
+ALIVE = 60.0  # seconds after which a far guard is told that we are there
 YOUNG = 1.0  # seconds; a guard that leaves by itself before this age is followed by another after a pause
 TAKEN = run_folder.never_started("taken", "its marker is taken, and nobody has told a start or an end")
 WITHDRAWN = run_folder.never_started("withdrawn", "taken out of line before it started")
@@ -51,6 +52,7 @@ class GuardChannel:
         self._timer_due: float | None = None  # time.monotonic() of the next start of a guard
         self._pause = 0.0
         self._born = 0.0
+        self._spoke = 0.0  # time.monotonic() of the last command
         self._old: list[Guarded] = []
         self._start()
 
@@ -101,6 +103,7 @@ class GuardChannel:
         if guard is None or guard.commands < 0:
             return
         had = bool(guard.pending)
+        self._spoke = time.monotonic() if had else self._spoke
         try:
             while pending := guard.pending:
                 with memoryview(pending) as view:
@@ -123,6 +126,8 @@ class GuardChannel:
             self._bury(self.guard)
         if self.guard is None and self._timer_due is not None and time.monotonic() >= self._timer_due:
             self._start()
+        if self.guard is not None and self.guard.lingers and time.monotonic() - self._spoke > ALIVE:
+            self._send([b"\n"])
         self.flush()
         notices, self._notices = self._notices, []
         return notices

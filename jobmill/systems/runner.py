@@ -18,7 +18,8 @@ the marker and has told neither a pid nor an end: the launch is to be settled. `
 told by another, perhaps to nobody. Paths of a launch that are not absolute are relative to its run folder, ``~`` is the
 home folder on this host.
 
-End of input: the line of waiting launches is dropped (nothing of them was marked), what runs is waited for.
+End of input: the line of waiting launches is dropped (nothing of them was marked), what runs is waited for. So it is
+when nothing was heard for $JOBMILL_SILENCE seconds: the other end of a network is gone, and nobody told us.
 """
 
 import collections
@@ -73,6 +74,8 @@ class Runner:
         self.deaf = False  # nobody reads our events any more
         self.synced = False
         self.eof = False
+        self.silence = float(os.environ.get("JOBMILL_SILENCE", 0))  # seconds; 0: the input ends with whoever writes it
+        self.heard = time.monotonic()
         self.rest = b""  # an unfinished command line
         self.jobs = os.path.join(spool, b"jobs")
 
@@ -94,6 +97,8 @@ class Runner:
             for it in self.watch.reap() + self.watch.steps():
                 self.used -= it.cpus
                 self.free.append(it.slot)
+            if self.silence and not self.eof and time.monotonic() - self.heard > self.silence:
+                self._drain(0, None)
             self._look_at_others()
             more = self._fill()
             self._flush()
@@ -128,6 +133,9 @@ class Runner:
     def _timeout(self) -> "int | None":
         """Return the milliseconds until something is due by the clock, or None."""
         due = self.watch.timeout()
+        if self.silence and not self.eof:
+            left = max(0.0, self.heard + self.silence - time.monotonic())
+            due = left if due is None else min(due, left)
         if self.held:
             left = max(0.0, self.held - time.monotonic())
             due = left if due is None else min(due, left)
@@ -175,6 +183,7 @@ class Runner:
         data = _read(0)
         if data is None:
             return
+        self.heard = time.monotonic()
         if data == b"":
             self.eof = True
             self.backlog.clear()

@@ -101,7 +101,7 @@ def host(system: str, name: str, options: Mapping[str, Any], where: str, spool: 
     env = _mapping(options.get("env"), f"{where}.env")
     if not all(isinstance(key, str) and key and "=" not in key for key in env):
         raise ConfigError(f"{where}.env: write a mapping of names to texts")
-    login = SshHost.of(name, {key: value for key, value in options.items() if key in LOGIN}, where)
+    login = SshHost.of(name, _login({key: value for key, value in options.items() if key in LOGIN}, where), where)
     link = SshLink(login, Path(spool) / "ssh")
     return FarHost(
         name,
@@ -116,6 +116,14 @@ def host(system: str, name: str, options: Mapping[str, Any], where: str, spool: 
         shell=texts["shell"] or "/bin/sh",
         env={key: str(value) for key, value in env.items()},
     )
+
+
+def _login(options: dict[str, Any], where: str) -> dict[str, Any]:
+    """Take ``user@host`` apart, as `ssh` does."""
+    user, sign, address = str(options.get("host") or "").rpartition("@")
+    if sign and options.get("user") not in (None, user):
+        raise ConfigError(f"{where}: host says user {user!r}, user says {options['user']!r}; say one")
+    return {**options, "user": user, "host": address} if sign else options
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:

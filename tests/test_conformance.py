@@ -27,11 +27,12 @@ from jobmill.systems.registry import known_kinds
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import ExecutionSystem, Submission
 from jobmill.testing import Conformance
-from jobmill.testing.commands import Commands
+from jobmill.testing.batches import Batches
 from jobmill.testing.crashes import Crashes
 from jobmill.testing.kills import Kills
 from jobmill.testing.lives import Lives
 from jobmill.testing.looks import Looks
+from jobmill.testing.outcomes import Outcomes
 from jobmill.testing.stages import Stages
 
 
@@ -91,7 +92,7 @@ class TestFar(Stages):
         return Far.build("far", {}, spool)  # type: ignore[no-any-return]
 
 
-class TestHeld(Lives, Looks, Kills, Crashes):
+class TestHeld(Lives, Batches, Looks, Kills, Crashes):
     """The example, as a scheduler that holds what it is given."""
 
     cannot = {"fled": TestDetached.cannot["fled"]}  # noqa: RUF012
@@ -105,7 +106,7 @@ class TestPolled(Kills):
 
     walltime = "by_poll"
     cannot = {"fled": TestDetached.cannot["fled"]}  # noqa: RUF012
-    test_the_walltime = Commands.test_the_walltime
+    test_the_walltime = Outcomes.test_the_walltime
 
     def make(self, spool: Path) -> ExecutionSystem:
         return Polled.build("polled", {}, spool)  # type: ignore[no-any-return]

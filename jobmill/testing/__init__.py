@@ -19,7 +19,19 @@ for _name in ("pytest", "pytest_timeout"):
 
 import pytest  # noqa: E402
 
-_PARTS = ("commands", "contract", "crashes", "kills", "launches", "lives", "looks", "stages", "subject")
+_PARTS = (
+    "batches",
+    "commands",
+    "contract",
+    "crashes",
+    "kills",
+    "launches",
+    "lives",
+    "looks",
+    "outcomes",
+    "stages",
+    "subject",
+)
 pytest.register_assert_rewrite(*(f"{__name__}.{part}" for part in _PARTS))  # first: a failure shows the values
 
 from jobmill.testing.conformance import Conformance  # noqa: E402

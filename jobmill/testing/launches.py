@@ -146,6 +146,9 @@ class Launches:
         """Kill what is left and close; whatever goes wrong here, the test has told it before."""
         until = time.monotonic() + min(self.patience, 10.0)
         left = list(self.handles)
+        with suppress(Exception):
+            over = self.system.exit_info(left)
+            left = [handle for handle in left if handle not in over]
         while left and time.monotonic() < until:
             gone: dict[Handle, bool] = {}
             with suppress(Exception):

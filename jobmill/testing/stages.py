@@ -25,9 +25,8 @@ class Stages(Subject):
         )
         job = self.sh("cat 'in put.fq' sub/ref/a sub/ref/deep/b", inputs=inputs)
         said: list[str] = []
-        job = self._staged(job, said)
-        job = self._staged(job, said)  # goes on where it stopped
-        handle, info = launches.run(job)
+        self._staged(job, said)
+        handle, info = launches.run(self._staged(job, said))  # who does it again goes on where it stopped
         assert info.regular, info
         assert launches.system.logs(handle, "stdout", 0) == b"\0\xff reads" + b"a\n" + b"b\n"
         assert said and all(isinstance(words, str) for words in said), "progress has to be called"

@@ -46,7 +46,7 @@ def until_ended(under_way: Carriers, loads: list[Load], seconds: float = 10) -> 
     deadline = time.monotonic() + seconds
     while not all(load.ended for load in loads):
         assert time.monotonic() < deadline
-        select.select([under_way.fileno()], [], [], 0.05)
+        select.select(under_way.filenos(), [], [], 0.05)
         under_way.ended()
         under_way.tick()
 
@@ -82,9 +82,9 @@ def test_each_thread_has_an_instance_of_its_own(under_way: Carriers, built: list
 def test_it_wakes_the_loop_once_there_is_news(under_way: Carriers) -> None:
     load = Load("a", lasting(0.1))
     under_way.add(load)
-    assert select.select([under_way.fileno()], [], [], 5)[0]
+    assert select.select(under_way.filenos(), [], [], 5)[0]
     assert under_way.ended() == [load] and under_way.ended() == []
-    assert not select.select([under_way.fileno()], [], [], 0)[0]
+    assert not select.select(under_way.filenos(), [], [], 0)[0]
 
 
 def test_heavy_loads_have_a_line_of_their_own(under_way: Carriers) -> None:

@@ -181,6 +181,34 @@ def test_a_cancel_ends_a_staging_at_once(far: FarPipeline, tmp_path: Path, hook:
     assert far.client.wait(far.client.submit({"command": "true", "system": "far"}), timeout=20).state == "done"
 
 
+def test_a_cancel_in_line_removes_what_was_brought(tmp_path: Path) -> None:
+    far = FarPipeline(tmp_path, slots=1)
+    try:
+        far.start()
+        far.client.record.call("HSET", "Pace", "local", "1")  # jobs are short there: more is granted than runs
+        source = tree(tmp_path / "tree")
+        jobs = far.client.submit_many([{"command": "sleep 30", "system": "local", "inputs": [source]}] * 2)
+        far.until(lambda: "running" in map(far.state_of, jobs))
+        first, second = sorted(jobs, key=far.state_of)  # whose inputs were there first runs, and the other one waits
+        far.until(lambda: len(stages(far)) == 1 and far.words_of(second) == "")
+        far.client.cancel([second])
+        assert ended(far.client, second)[0] == "cancelled"
+        far.until(lambda: stages(far) == set())
+        far.client.cancel([first])
+        assert ended(far.client, first)[0] == "cancelled"
+    finally:
+        far.stop()
+
+
+def test_a_launch_that_could_not_start_leaves_nothing_there(far: FarPipeline, tmp_path: Path) -> None:
+    far.start()
+    job = far.client.submit({"command": ["/no/such"], "inputs": [tree(tmp_path / "tree")], "system": "far"})
+    state, reason, row = ended(far.client, job)
+    assert (state, reason, row.exit["exit_value"]) == ("failed", "start_failed", 127)
+    far.until(lambda: far.told("forgotten")[job] == 1)
+    assert stages(far) == set() and not (far.there / "jobs" / job / "run.1").exists()
+
+
 def test_an_outage_gives_the_launch_back(far: FarPipeline, tmp_path: Path) -> None:
     far.hook("in.down")
     far.start()

@@ -149,12 +149,15 @@ class Fetcher(Work):
             self._claim_at = 0.0
         return len(batch.entries)
 
-    def _sent_home(self, pushed: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _sent_home(self, pushed: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Keep the exit records of launches whose files are elsewhere: they are polled now. Return the other ends."""
+        if not self._home.any:
+            return pushed
         rest: list[dict[str, Any]] = []
         seen: list[Seen] = []
         for row in pushed:
-            if self._home.serves(str(row.get("system"))) and _whole(row["exit"]):
+            never = row["exit"].get("reason") == "not_started"  # it is sealed
+            if self._home.serves(str(row.get("system"))) and not never and _whole(row["exit"]):
                 exit_text, arrival = json.dumps(row["exit"]), int(row.get("arrival", 0))
                 seen.append(self._home.collecting(row["id"], row["run"], arrival, exit_text, 0.0))
             else:
@@ -201,8 +204,8 @@ class Fetcher(Work):
         self._endpoints.tick()
 
     def filenos(self) -> Sequence[int]:
-        """Return the descriptor that tells of files that came home."""
-        return [self._home.fileno()]
+        """Return the descriptors that tell of files that came home."""
+        return self._home.filenos()
 
     def readable(self) -> None:
         """Leave it to `flush`, which speaks to the record."""

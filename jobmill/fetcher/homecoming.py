@@ -76,9 +76,14 @@ class Homecoming:
         self._news = False
         self._lease = lease
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when a trip may have ended."""
-        return self._carriers.fileno()
+    @property
+    def any(self) -> bool:
+        """True where a system shares no files with us."""
+        return bool(self._systems)
+
+    def filenos(self) -> list[int]:
+        """Return the descriptors that are readable when a trip may have ended."""
+        return self._carriers.filenos()
 
     def woken(self) -> None:
         """Note that a trip may have ended."""

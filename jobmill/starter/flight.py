@@ -20,6 +20,7 @@ class Flight:
     poll_in: float = 10.0  # seconds from its commit to the first poll; sooner where there are steps to tell
     started: float = 0.0  # monotonic time at which the start was told; 0: not yet
     native: str = ""
+    staged: str = ""  # its token once its inputs were brought
 
     @property
     def launch(self) -> tuple[str, int, int]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from jobmill.errors import JobmillError
 from jobmill.ledger import poll
 from jobmill.ledger.poll import Seen
 from jobmill.ledger.record import Record, batches
 from jobmill.starter.flight import Flight
-from jobmill.systems.system import ExecutionSystem, Submission, Token, Transfer
+from jobmill.systems.system import ExecutionSystem, Progress, Submission, Token, Transfer
 from jobmill.worker.carriers import Carriers, Load
 
 TELL = 1.0  # seconds between two words on how far they are
@@ -39,9 +40,9 @@ class Stager:
         self._tell_at = 0.0
         self._some = False  # have ended, and are still under way here
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when one is done."""
-        return self._carriers.fileno()
+    def filenos(self) -> list[int]:
+        """Return the descriptors that are readable when one is done."""
+        return self._carriers.filenos()
 
     def add(self, flight: Flight, submission: Submission) -> None:
         """Begin to stage a launch in."""
@@ -49,8 +50,7 @@ class Stager:
             old.load.stop(unwanted=False)
 
         def drop(system: ExecutionSystem) -> None:
-            if system.launches_at_once:
-                system.forget([system.handle_for(submission.token)])
+            _drop(system, submission.token)
 
         load = Load(
             flight.system,
@@ -76,8 +76,15 @@ class Stager:
         found: list[tuple[Flight, Submission | JobmillError]] = []
         for token in ready:
             staging = self._under_way.pop(token)
+            staging.flight.staged = token if staging.load.error is None else ""
             found.append((staging.flight, staging.load.error or staging.load.result))
         return found
+
+    def drop(self, flights: Sequence[Flight]) -> None:
+        """Remove what was brought for launches that were cancelled before they started; beside the loop, too."""
+        for flight in flights:
+            if flight.staged:
+                self._carriers.add(Load(flight.system, partial(_forgotten, flight.staged)))
 
     def stop(self, job_ids: Collection[str] | None = None, *, unwanted: bool) -> list[Flight]:
         """Stop staging these jobs, or all; return their launches. ``unwanted``: what was brought is removed."""
@@ -107,6 +114,15 @@ class Stager:
             poll.touch(self._record, seen)
             for token, words in some:
                 self._under_way[token].told = words
+
+
+def _drop(system: ExecutionSystem, token: Token) -> None:
+    if system.launches_at_once:
+        system.forget([system.handle_for(token)])
+
+
+def _forgotten(token: Token, system: ExecutionSystem, progress: Progress) -> None:
+    _drop(system, token)
 
 
 def large(transfers: Sequence[Transfer]) -> bool:

@@ -254,7 +254,7 @@ class Starter(Work):
 
     def filenos(self) -> Sequence[int]:
         """Return the descriptors of systems that push."""
-        return [self._stager.fileno(), *self._bench.filenos()]
+        return [*self._stager.filenos(), *self._bench.filenos()]
 
     def readable(self) -> None:
         """Gather what the systems push."""
@@ -276,9 +276,7 @@ class Starter(Work):
                     elif any(word in notice.exit for word in NOT_NOW):
                         self._put_off(flight, str(json.loads(notice.exit).get("message", "")))
                     elif '"reason":"taken"' not in notice.exit:  # else its lease runs out, and it is settled
-                        self._push(
-                            flight.end(notice.exit, far=system.stages and '"aborted_before_running"' not in notice.exit)
-                        )
+                        self._push(flight.end(notice.exit, far=system.stages))
 
     def flush(self, now: float) -> float | None:
         """Push ends, at once when few arrive and gathered when many do; commit starts that outlive `SETTLE`."""
@@ -289,7 +287,8 @@ class Starter(Work):
             with contextlib.suppress(Evicted):  # then others have given it back; what follows counts all the same
                 self._hand_back()
         for some in batches(self._back):
-            launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
+            words = launch.abort(self._record, [f.launch for f in some], delay=0, why="taken out of line")
+            self._stager.drop([f for f, word in zip(some, words, strict=True) if word == "cancelled"])
         self._back = []
         for (why, delay), flights in list(self._later.items()):
             for some in batches(flights):

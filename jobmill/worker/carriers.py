@@ -76,23 +76,25 @@ class Carriers:
         self._carriers: list[Carrier] = []
         self._lost: list[Carrier] = []
         self._ended: deque[Load] = deque()
-        self._reader, self._writer = os.pipe()
-        os.set_blocking(self._reader, False)
-        os.set_blocking(self._writer, False)
+        self._reader = self._writer = -1  # a pipe, made with the first load
 
-    def fileno(self) -> int:
-        """Return a descriptor that is readable when a load has ended."""
-        return self._reader
+    def filenos(self) -> list[int]:
+        """Return the descriptors that are readable when a load has ended."""
+        return [self._reader] if self._reader >= 0 else []
 
     def add(self, load: Load) -> None:
         """Put a load in line."""
+        if self._reader < 0:
+            self._reader, self._writer = os.pipe()
+            os.set_blocking(self._reader, False)
+            os.set_blocking(self._writer, False)
         self._line(load.system, quick=True).put(load)
         self._man(load.system)
 
     def ended(self) -> list[Load]:
         """Return the loads that ended since the last call, but for those that were stopped."""
         with contextlib.suppress(BlockingIOError):
-            while os.read(self._reader, 4096):
+            while self._reader >= 0 and os.read(self._reader, 4096):
                 pass
         found = []
         while self._ended:

@@ -206,7 +206,7 @@ def test_a_launch_that_could_not_start_leaves_nothing_there(far: FarPipeline, tm
     state, reason, row = ended(far.client, job)
     assert (state, reason, row.exit["exit_value"]) == ("failed", "start_failed", 127)
     far.until(lambda: far.told("forgotten")[job] == 1)
-    assert stages(far) == set() and not (far.there / "jobs" / job / "run.1").exists()
+    far.until(lambda: stages(far) == set() and not (far.there / "jobs" / job / "run.1").exists())
 
 
 def test_an_outage_gives_the_launch_back(far: FarPipeline, tmp_path: Path) -> None:

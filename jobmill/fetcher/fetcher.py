@@ -219,9 +219,12 @@ class Fetcher(Work):
                 del self._ends.leavings[name]
                 continue
             with contextlib.suppress(SystemUnavailable):
-                while handles:
-                    with self._endpoints.asked(name):
+                while handles and not self._endpoints.pause(name):
+                    try:  # it is no proof that a system answers: some keep their troubles with it to themselves
                         system.forget(handles[:BATCH])
+                    except SystemUnavailable as error:
+                        with self._endpoints.asked(name):
+                            raise error
                     del handles[:BATCH]
             del handles[:-MOST_LEFT]
 

@@ -113,6 +113,8 @@ class Homecoming:
             self._judge(trip)
             if trip.brought is not None:
                 found[_launch(job)] = trip.brought
+        if not fresh:
+            return found
         seen = [self.collecting(t.job.job_id, t.job.run, t.job.arrival, t.info.to_json(), self._lease) for t in fresh]
         for trip, word in zip(fresh, poll.touch(self._record, seen), strict=True):
             if word == "ok":
@@ -181,7 +183,8 @@ class Homecoming:
     def _set_out(self, trip: Trip) -> None:
         job, globs = trip.job, trip.globs
         spool = str(self._spool)
-        token = f"{life(self._record.identity(), job.arrival)}:{job.job_id}:{job.run}"
+        identity = self._record.identity()
+        token = f"{life(identity, job.arrival)}:{job.job_id}:{job.run}"
         folder = self._spool / "jobs" / job.job_id / f"run.{job.run}"
 
         def bring(system: ExecutionSystem, progress: Progress) -> Any:

@@ -171,5 +171,5 @@ def terminal_width() -> int:
 
 def _fraction(progress: str) -> tuple[int, int] | None:
     """Return what `3/7 map` or `stages in 3/7, 2.1 of 5 GB` says."""
-    found = re.match(r"(?:stages in |brings home )?(\d{1,9})/(\d{1,9})(?![^ ,])", progress, re.ASCII)
+    found = re.match(r"(?:[a-z ]{1,20} )?(\d{1,9})/(\d{1,9})(?![^ ,])", progress, re.ASCII)
     return (int(found[1]), int(found[2])) if found else None

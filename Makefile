@@ -33,8 +33,9 @@ format: $(VENV)/.developed ## Put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-servers: $(VENV)/.developed ## Provide Valkey, Redis 7 and Redis 6.2 for the tests
+servers: $(VENV)/.developed ## Provide Valkey, Redis 7, Redis 6.2 and a container engine for the tests
 	@$(BIN)/python tests/servers.py
+	@$(BIN)/python tests/engines.py
 
 bench: $(VENV)/.installed ## Measure all that docs/performance.md shows, long (BENCH=latency ARGS="--jobs 50")
 	@set -o pipefail; mkdir -p docs/performance; for name in $(BENCH); do \

@@ -83,7 +83,7 @@ class Client:
         if spec.inputs:
             known["inputs"] = tuple(one.model_copy(update={"source": _here(one.source)}) for one in spec.inputs)
         if spec.workdir is None:
-            if not spec.inputs:
+            if not spec.inputs and spec.container is None:  # which may not see it: it runs in its run folder
                 known["workdir"] = known["submit_dir"] = str(Path.cwd())
         elif not spec.workdir.startswith(("/", "~")):
             known["workdir"] = os.path.normpath((folder or Path.cwd()).absolute() / spec.workdir)

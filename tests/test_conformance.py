@@ -15,10 +15,12 @@ from typing import ClassVar
 import pytest
 import redis
 from conftest import Server
+from engines import IMAGE, Dockerd, engine_for_tests
 from farm import Missing, Sshd, free_port, one_sshd
 from planted_systems import Detached, Far, Held, Polled
 from rq_pool import Pool
 
+from jobmill.systems.docker import DockerSystem
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.fake_cluster import FakeCluster
 from jobmill.systems.local import LocalSystem
@@ -160,9 +162,32 @@ class TestPool(Conformance):
         return PoolSystem.build("absent", {"url": f"unix://{spool}/nothing"}, spool)
 
 
+class TestDocker(Conformance):
+    """A real engine of the tests' own, with one image that has a shell and nothing else."""
+
+    walltime = "by_poll"
+    quiet = 1.5
+    patience = 60.0
+    many = 60
+    engine: ClassVar[Dockerd]
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        with engine_for_tests() as cls.engine:
+            yield
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        known = {"host": self.engine.host, "image": IMAGE, "poll_interval": 0.2, "volumes": [str(spool.parent)]}
+        return DockerSystem.build("docker", known, spool)
+
+    def make_absent(self, spool: Path) -> ExecutionSystem:
+        return DockerSystem.build("docker", {"host": f"unix://{spool}/none", "image": IMAGE}, spool)
+
+
 # A class for each system to come stands above this line.
 
-COVERED = {"local", "fake", "ssh", "rq"}
+COVERED = {"local", "fake", "ssh", "rq", "docker"}
 
 
 def test_every_kind_is_here() -> None:

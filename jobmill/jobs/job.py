@@ -66,6 +66,19 @@ class Job:
 
     def prepare(self) -> Submission:
         """Return what the system needs to launch this run; everything in it is absolute. No disk, no network."""
+        submission = self._submission()
+        if submission.container is None or self.system.runs_containers:
+            return submission
+        if self.system.container is None:  # never run bare what was to be contained
+            raise PermanentError(
+                f"job {self.job_id} wants a container, and system '{self.system.name}' ({self.system.kind}) runs none; "
+                "name another system, or give this one a template (its option `container`)"
+            )
+        if self.spec.steps:
+            raise PermanentError(f"job {self.job_id}: steps in a container need a system of kind docker")
+        return self.system.container.applied(submission, self.folder)
+
+    def _submission(self) -> Submission:
         spec = self.spec
         resources = spec.resources
         workdir = self.workdir()
@@ -91,11 +104,16 @@ class Job:
             account=spec.account,
             user=spec.user,
             inputs=self.inputs() if spec.inputs else (),
+            container=self.container(),
         )
 
     def workdir(self) -> str | None:
         """Return where it runs, as its host knows it; None: in its run folder."""
         return None if self.spec.workdir is None else self.absolute(self.spec.workdir, self.folder)
+
+    def container(self) -> Mapping[str, Any] | None:
+        """Return what the spec says of its container, None where it wants none."""
+        return None if self.spec.container is None else self.spec.container.model_dump(exclude_unset=True)
 
     def argv(self) -> tuple[str, ...]:
         """Return the words to execute: steps by the stepper, text by a shell, a list as it is."""

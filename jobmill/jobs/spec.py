@@ -33,12 +33,13 @@ from jobmill.jobs.spec_fields import (
     shown,
 )
 from jobmill.jobs.spec_keys import Arranged, apply_settings
-from jobmill.jobs.spec_parts import RETRY_REASONS, Input, Output, Resources, Retry, Step
+from jobmill.jobs.spec_parts import RETRY_REASONS, Container, Input, Output, Resources, Retry, Step
 from jobmill.jobs.spec_problems import Problem, message, problems_of
 
 __all__ = [
     "ID_PATTERN",
     "RETRY_REASONS",
+    "Container",
     "Input",
     "JobSpec",
     "Output",
@@ -86,6 +87,7 @@ class JobSpec(Part):
     inputs: tuple[Input, ...] = ()
     outputs: tuple[Output, ...] = ()
     steps: tuple[Step, ...] = ()
+    container: Container | None = None
     retry: Retry = _ONCE
     depends_on: Ids = ()
     after: Annotated[str, Check(one_of("ok", "any", "failed"))] = "ok"  # which ends of these count
@@ -160,6 +162,7 @@ _KEYS = {
     "retry": tuple(Retry.model_fields),
     "inputs": ("from", "to"),
     "outputs": tuple(Output.model_fields),
+    "container": tuple(Container.model_fields),
     "steps": tuple(Step.model_fields),
 }
 

@@ -24,7 +24,7 @@ OTHER_WORDS = {  # what the field's other tools call it -> our key
     "time": "walltime",
     "time_limit": "walltime",
 }
-LATER = ("modules", "container", "notify", "array", "stages", "jobs", "qos", "max_pending")  # not yet
+LATER = ("modules", "notify", "array", "stages", "jobs", "qos", "max_pending")  # not yet
 MEANT = {  # what users try first, too far from our key to be found by its letters
     **dict.fromkeys(("cmd", "script", "run", "exec", "executable", "args", "arguments"), "command"),
     **dict.fromkeys(("environment", "variables"), "env"),

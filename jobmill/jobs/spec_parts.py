@@ -24,10 +24,12 @@ from jobmill.jobs.spec_fields import (
     PlainMapping,
     PositiveDuration,
     Target,
+    Word,
     matching,
     one_of,
     shown,
 )
+from jobmill.systems.container_volume import Volume
 
 # the ends that may be tried again: what a scheduler or the exit record says, and the two plain ends of a program
 RETRY_REASONS = (
@@ -125,6 +127,33 @@ class Output(Part):
     def _short(cls, value: Any) -> Any:
         """Let plain text mean the glob."""
         return {"glob": value} if isinstance(value, str) else value
+
+
+def _volume(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("must be text such as /data:/data:ro")
+    return Volume.parse(value).text()
+
+
+def _volumes(value: object) -> tuple[str, ...]:
+    return tuple(map(_volume, value if isinstance(value, (list, tuple)) else (value,)))
+
+
+class Container(Part):
+    """The container that a job runs in; None where the system decides."""
+
+    image: Annotated[str, Check(matching(
+        r"(?!-)[^\s\x00-\x20\x7f-\x9f]{1,1024}", "is no image; write name:tag, an address, or the path of an image file"
+    ))] | None = None  # fmt: skip
+    engine: Annotated[str, Check(one_of("docker", "podman", "apptainer"))] | None = None
+    volumes: Annotated[tuple[str, ...], Check(_volumes)] = ()  # source:target[:ro]
+    network: Word | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        """Let plain text mean the image."""
+        return {"image": value} if isinstance(value, str) else value
 
 
 class Step(Part):

@@ -55,6 +55,7 @@ class FakeSystem(ExecutionSystem):
     kind: ClassVar[str] = "fake"
     one_host: ClassVar[bool] = True  # its clock is this host's
     surveys: ClassVar[bool] = True
+    runs_containers: ClassVar[bool] = True  # as it runs everything: it pretends
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from jobmill.errors import ConfigError, SystemUnavailable, nearest
 from jobmill.systems import run_folder
+from jobmill.systems.container_template import ContainerTemplate
 from jobmill.systems.guard_channel import GuardChannel
 from jobmill.systems.leader import Leader
 from jobmill.systems.local_guard import ROOT, LocalGuard
@@ -45,7 +46,7 @@ from jobmill.systems.system import (
     observation,
 )
 
-OPTIONS = ("slots", "kill_grace", "path", "shell", "env")
+OPTIONS = ("slots", "kill_grace", "path", "shell", "env", "container")
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 FREE_LEAST = 64  # MiB on the spool's disk below which `check` warns
 
@@ -70,12 +71,14 @@ class LocalSystem(ExecutionSystem):
         path: str | None = None,  # PATH of the jobs
         shell: str = "/bin/sh",  # SHELL of the jobs
         env: Mapping[str, str] | None = None,  # on top of the clean environment
+        container: ContainerTemplate | None = None,  # how jobs with `container:` are run
     ) -> None:
         self.name = name
         self.spool = Path(spool).absolute()
         self.slots = slots
         self.kill_grace = kill_grace
         self.env = clean_environment(path=path, shell=shell) | dict(env or {})
+        self.container = container
         self._launches = SpoolLaunches(os.fsencode(self.spool), name)
         self._stage = SpoolStage(self.spool, name)
         self._channel: GuardChannel | None = None
@@ -115,6 +118,7 @@ class LocalSystem(ExecutionSystem):
             path=options.get("path"),
             shell=options.get("shell") or "/bin/sh",
             env={k: str(v) for k, v in env.items()},
+            container=ContainerTemplate.of(where, options.get("container")),
         )
 
     # Launching: for the one process that leads the lane.

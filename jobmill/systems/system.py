@@ -17,7 +17,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    from jobmill.systems.container_template import ContainerTemplate
 
 Token = str
 Handle = str
@@ -224,6 +227,8 @@ class ExecutionSystem(ABC):
     surveys: ClassVar[bool] = False  # True: it answers for all its launches at once (`survey`), which is asked instead
     stages: ClassVar[bool] = False  # it shares no files with us: `stage_in` before, `stage_out` after a run
     pushes: ClassVar[bool] = False  # it gives handles out, and tells ends by `fileno` and `ends` all the same
+    runs_containers: ClassVar[bool] = False  # True: it makes a job's container itself (`Submission.container`)
+    container: ContainerTemplate | None = None  # how a job's command is put into a container, where it makes none
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys
     stage_patience: float = 3600.0  # seconds for which `stage_out` is tried again where it is out of reach
     absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost

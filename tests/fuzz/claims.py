@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,11 @@ from jobmill.manager.intake import Intake, Stream
 from jobmill.manager.needs import Needs
 from jobmill.manager.sites import Sites
 from jobmill.rules.dispatcher import Dispatcher
+from jobmill.systems import container_launch
+from jobmill.systems.container_template import ContainerTemplate
+from jobmill.systems.docker import DockerSystem
+from jobmill.systems.local import LocalSystem
+from jobmill.systems.system import Submission
 
 LIMIT = 1 << 16  # bytes of a document
 LONGEST = 40_000  # characters of a reason
@@ -32,6 +38,8 @@ CONFIG = Config(
     spool=SPOOL,
     systems={"local": SystemConfig(name="local", kind="local", slots=4)},
 )
+LOCAL = LocalSystem(name="local", spool=SPOOL, slots=4, container=ContainerTemplate.of("local", "apptainer"))
+DOCKER = DockerSystem.build("docker", {"image": "x", "volumes": ["/d"], "gpus": True}, SPOOL)
 
 
 @cache
@@ -100,12 +108,20 @@ def _one_form(spec: JobSpec) -> None:
 def _prepared(spec: JobSpec) -> None:
     """What a starter makes of it can be handed to the kernel, or is refused in words."""
     json.dumps(judging_terms(spec))
-    kind = class_for("Local", "local")
-    try:
-        ready = kind(spec, job_id="x", run=1, record="r", system=None, spool="/spool").prepare()  # type: ignore[arg-type]
-    except (JobmillError, ValueError) as error:
-        _told(str(error))
-        return
+    for system in (LOCAL, DOCKER):
+        kind = class_for(None, system.kind)
+        try:
+            ready = kind(spec, job_id="x", run=1, record="r", system=system, spool=str(SPOOL)).prepare()
+            if system is DOCKER:
+                made = container_launch.plan(ready, system="docker", rules=DOCKER.rules, folder=f"{SPOOL}/jobs/x/run.1")
+                ready = replace(ready, argv=made.words, env=made.variables, files={"env": made.lines})
+        except (JobmillError, ValueError, container_launch.Unsuitable) as error:
+            _told(str(error))
+            continue
+        _given(ready)
+
+
+def _given(ready: Submission) -> None:
     words = [*ready.argv, *ready.env, *ready.env.values(), *ready.files.values()]
     words += [word for word in (ready.workdir, ready.stdin, ready.stdout, ready.stderr, ready.name) if word]
     for word in words:

@@ -80,7 +80,7 @@ SLIPS = [  # values that are nearly, or not at all, what a key takes
 ]
 OTHER_KEYS = [
     *["comand", "cmd", "Command", "COMMAND", "command ", "cpu", "mem ", "retires", "dependson", "depends-on", "Id"],
-    *["container", "notify", "array", "stages", "jobs", "qos", "max_pending", "modules", "extra", "on"],
+    *["notify", "array", "stages", "jobs", "qos", "max_pending", "modules", "extra", "on"],
     *[
         "<<",
         "=",
@@ -176,6 +176,7 @@ MAKE = {
     "inputs": lambda d: d.choice(
         [[], "/etc/hostname", {"from": "~/x", "to": "a/b"}, ["/no/such", {"from": "rel/x"}], ["/etc/fstab", "/b/fstab"]]
     ),
+    "container": lambda d: d.choice(["a/b:1", {}, {"image": "x", "volumes": ["/d", "v:/x:ro"]}, {"network": "none"}]),
     "outputs": lambda d: d.choice(["*.sam", [], {"glob": "a/*"}, [{"glob": "x", "required": False}, "**/*.[ch]"]]),
     "retry": _retry,
     "params": params,

@@ -1,0 +1,168 @@
+"""A container engine behind its command line: `docker`, or whatever speaks as it does (`podman`).
+
+Every call has a deadline. Words of the engine are kept verbatim.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jobmill.errors import SystemUnavailable
+
+DEADLINE = 8.0  # seconds: less than the silence after which a worker counts as dead
+CHUNK = 200  # containers in one command
+WORDS = 2000  # characters of an engine's answer that are told
+_DOWN = re.compile(
+    r"Cannot connect to|Is the docker daemon running|connection refused|dial (unix|tcp)|no such host"
+    r"|permission denied while trying to connect|unable to connect to Podman",
+    re.IGNORECASE,
+)
+_NONE = re.compile(
+    r"No such (?:container|object):? \"?([^\s\":]+)|no (?:container|object) .*\"([^\"\s]+)\"", re.IGNORECASE
+)
+_HOST = {"podman": "CONTAINER_HOST"}  # variable that names the engine's address; DOCKER_HOST elsewhere
+_ROW = '{"id":{{json .ID}},"state":{{json .State}},"token":{{json (.Label "jobmill.token")}}}'
+_FACTS = '{"id":{{json .Id}},"name":{{json .Name}},"state":{{json .State}},"labels":{{json .Config.Labels}}}'
+
+
+class Unanswered(SystemUnavailable):
+    """The deadline passed, or the answer broke off: what was asked for may have happened."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What one call printed, and how it ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def words(self) -> str:
+        """The engine's own words for what went wrong."""
+        text = re.sub(r"^(Error response from daemon|Error): ", "", self.err.strip(), flags=re.MULTILINE)
+        return text[:WORDS] or f"exit {self.code}"
+
+    @property
+    def missing(self) -> set[str]:
+        """Names or ids that the engine says it does not have."""
+        return {first or second for first, second in _NONE.findall(self.err)}
+
+
+class Listed(NamedTuple):
+    """One row of a listing."""
+
+    state: str  # created, running, paused, exited …
+    token: str
+
+
+class ContainerEngine:
+    """One engine at one address. Safe for several threads."""
+
+    def __init__(self, program: str = "docker", host: str | None = None) -> None:
+        self.program = program
+        self.host = host
+        self.deadline = DEADLINE
+        self._kind = "podman" if os.path.basename(program).startswith("podman") else "docker"  # noqa: PTH119
+        self.env = {**os.environ}
+        self.env.pop("JOBMILL_REDIS_URL", None)
+        if host:
+            self.env[_HOST.get(self._kind, "DOCKER_HOST")] = host
+
+    @property
+    def podman(self) -> bool:
+        """True for podman, whose options differ in places."""
+        return self._kind == "podman"
+
+    def call(
+        self,
+        *words: str,
+        deadline: float | None = None,
+        env: Mapping[str, str] | None = None,
+        pass_fds: Sequence[int] = (),
+    ) -> Answer:
+        """Run one command of the engine.
+
+        Raises SystemUnavailable when certainly nothing happened (no program, nobody answers), Unanswered otherwise.
+        """
+        try:
+            done = subprocess.run(
+                [self.program, *words],
+                env={**self.env, **env} if env else self.env,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=deadline or self.deadline,
+                pass_fds=tuple(pass_fds),
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Unanswered(
+                f"{self.program} {words[0]} gave no answer within {deadline or self.deadline:g} s"
+            ) from None
+        except FileNotFoundError:
+            raise SystemUnavailable(
+                f"there is no program {self.program!r} here; install it, or name another by `engine`"
+            ) from None
+        except OSError as error:
+            raise SystemUnavailable(f"{self.program} cannot be started: {error.strerror}") from error
+        answer = Answer(done.returncode, done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace"))
+        if answer.code:
+            if _DOWN.search(answer.err):
+                raise SystemUnavailable(answer.words)
+            if answer.code < 0 or "EOF" in answer.err or "context deadline exceeded" in answer.err:
+                raise Unanswered(answer.words)
+        return answer
+
+    def ask(self, *words: str, deadline: float | None = None) -> str:
+        """Return what a query prints; raise SystemUnavailable when it fails."""
+        answer = self.call(*words, deadline=deadline)
+        if answer.code:
+            raise SystemUnavailable(answer.words)
+        return answer.out
+
+    def listed(self, labels: Mapping[str, str]) -> dict[str, Listed]:
+        """Return by id every container with these labels. Raises SystemUnavailable."""
+        filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
+        out = self.ask("ps", "--all", "--no-trunc", *filters, "--format", _ROW)
+        rows = [json.loads(line) for line in out.splitlines() if line.strip()]
+        return {str(row["id"]): Listed(str(row["state"]).lower(), str(row["token"])) for row in rows}
+
+    def inspected(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Return id, name, state and labels of containers by id; those that the engine does not have are left out.
+
+        Raises SystemUnavailable rather than leave one out of which the engine did not say so.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for some in _chunks(names):
+            answer = self.call("container", "inspect", "--format", _FACTS, *some)
+            rows = [json.loads(line) for line in answer.out.splitlines() if line.strip()]
+            found.update((str(row["id"]), row) for row in rows)
+            if answer.code and len(rows) + len(answer.missing & set(some)) < len(set(some)):
+                raise SystemUnavailable(answer.words)
+        return found
+
+    def remove(self, ids: Sequence[str], *, force: bool = False) -> None:
+        """Remove containers that do not run (with ``force`` any); never a volume. What resists stays."""
+        for some in _chunks(ids):
+            self.call("rm", *(["--force"] if force else []), *some)
+
+    def version(self) -> str:
+        """Return the version of the engine that answers."""
+        form = "{{.Client.Version}}" if self.podman else "{{.Server.Version}}"
+        return self.ask("version", "--format", form).strip()
+
+    def installed(self) -> bool:
+        """Tell whether its program is here."""
+        return shutil.which(self.program) is not None
+
+
+def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:
+    for start in range(0, len(names), CHUNK):
+        yield names[start : start + CHUNK]

@@ -1,0 +1,209 @@
+"""Provides a container engine for the tests: Debian's Docker, started by hand with a data root and a socket of its own.
+
+    docker      dockerd and the docker CLI; root installs them with apt where they are missing
+    busybox     an image without a registry: one static program and its names
+
+Nothing of an engine that the machine may have is touched. ``python tests/engines.py`` installs what is missing.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+PACKAGES = ("docker.io", "iptables", "busybox-static", "docker-compose")
+PROGRAMS = ("dockerd", "docker", "containerd", "busybox")
+PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin"
+IMAGE = "jobmill-test/busybox:1"
+FIX = f"as root: apt-get install --no-install-recommends {' '.join(PACKAGES)} (`python tests/engines.py` does it)"
+
+
+class Missing(Exception):
+    """There is no engine on this machine; says how to get it."""
+
+
+def provide() -> None:
+    """Install what is missing, where that is possible; raise Missing where it is not."""
+    missing = [name for name in (*PROGRAMS, "docker-compose") if shutil.which(name, path=PATH) is None]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        # RUNLEVEL=1: on a machine with an init the package must not start an engine of its own
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *PACKAGES]):
+            subprocess.run(["apt-get", *words], env=environment, timeout=900, check=True, stdout=subprocess.DEVNULL)
+    locate()
+
+
+def locate() -> None:
+    """Raise Missing where the tests' engine cannot be started."""
+    if os.geteuid() != 0:
+        raise Missing("an engine of the tests' own needs root")
+    if missing := [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]:
+        raise Missing(f"{', '.join(missing)} missing: {FIX}")
+
+
+class Dockerd:
+    """One engine with everything below a folder of its own. ``network``: with a bridge, in a namespace of its own."""
+
+    def __init__(self, *, network: bool = False) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="jobmill-dockerd-"))
+        self.socket = self.folder / "s"
+        self.host = f"unix://{self.socket}"
+        self.namespace = f"jm{os.getpid()}d" if network else ""
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        argv = [*self._tool("dockerd"), "--host", self.host, "--data-root", str(self.folder / "data")]
+        argv += ["--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
+        if self.namespace:
+            with suppress(subprocess.CalledProcessError):
+                self._run(["ip", "netns", "add", self.namespace])
+            self._run(["ip", "-n", self.namespace, "link", "set", "lo", "up"])
+            argv = ["ip", "netns", "exec", self.namespace, *argv]
+        else:
+            argv += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
+        log = (self.folder / "log").open("ab")
+        with log:
+            self._process = subprocess.Popen(
+                argv,
+                env=os.environ | {"PATH": PATH},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 30
+        while self.docker("version", check=False).returncode:
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                words = (self.folder / "log").read_text(errors="replace")[-3000:]
+                self.stop()
+                raise AssertionError(f"dockerd does not come up:\n{words}")
+            time.sleep(0.1)
+
+    def _tool(self, name: str) -> list[str]:
+        found = shutil.which(name, path=PATH)
+        assert found is not None, FIX
+        return [found]
+
+    def docker(self, *words: str, check: bool = True, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Run the docker CLI on it."""
+        given = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run(
+            ["docker", "--host", self.host, *words],
+            env=os.environ | {"PATH": PATH},
+            capture_output=True,
+            timeout=60,
+            check=check,
+            **given,  # type: ignore[call-overload]
+        )
+
+    def out(self, *words: str) -> str:
+        """Return what a command of the docker CLI prints."""
+        return self.docker(*words).stdout.decode().strip()
+
+    def load(self, name: str, files: Path | bytes, *changes: str) -> None:
+        """Make an image of a folder or a tar file; ``changes``: lines of a Dockerfile."""
+        data = files if isinstance(files, bytes) else _tar(files)
+        self.docker("import", *(f"--change={line}" for line in changes), "-", name, data=data)
+
+    def kill(self) -> None:
+        """Kill the engine; its containers are left to themselves."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait(10)
+        # its containerd dies with it, and where nobody reaps it at once it would be taken for alive
+        (self.folder / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
+
+    def _pids(self) -> list[int]:
+        """Return the daemon's pids: dockerd (behind `ip netns exec` it is the same process) and its containerd."""
+        found = [] if self._process is None or self._process.poll() is not None else [self._process.pid]
+        with suppress(OSError, ValueError):
+            found.append(int((self.folder / "exec" / "containerd" / "containerd.pid").read_text()))
+        return [pid for pid in found if str(self.folder).encode() in _command_line(pid)]
+
+    def stop(self) -> None:
+        """Stop containers and engine, and remove all that it kept."""
+        if self._process is not None and self._process.poll() is None:
+            with suppress(subprocess.SubprocessError):
+                for some in _parts(self.docker("ps", "-aq", check=False).stdout.decode().split()):
+                    self.docker("rm", "-f", *some, check=False)
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed([place for place in places if place.startswith(f"{self.folder}/")]):
+            subprocess.run(["umount", "-l", place], check=False, capture_output=True, timeout=20)
+        if self.namespace:
+            subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True, timeout=20)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _run(self, argv: Sequence[str]) -> None:
+        subprocess.run(argv, check=True, capture_output=True, timeout=20, env=os.environ | {"PATH": PATH})
+
+
+def busybox() -> bytes:
+    """Return the tar file of an image that has nothing but busybox, under all its names, and a folder /tmp."""
+    program = shutil.which("busybox", path=PATH)
+    assert program is not None, FIX
+    names = subprocess.run([program, "--list"], capture_output=True, text=True, timeout=10, check=True).stdout.split()
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        for folder, mode in (("bin", 0o755), ("tmp", 0o1777), ("etc", 0o755)):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, mode
+            tar.addfile(entry)
+        tar.add(program, "bin/busybox")
+        for name in {*names, "sh"} - {"busybox"}:
+            entry = tarfile.TarInfo(f"bin/{name}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(entry)
+    return data.getvalue()
+
+
+def _tar(folder: Path) -> bytes:
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w") as tar:
+        tar.add(folder, ".")
+    return data.getvalue()
+
+
+def _command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def _parts(ids: list[str]) -> list[list[str]]:
+    return [ids[start : start + 50] for start in range(0, len(ids), 50)]
+
+
+def main() -> int:
+    """Install what is missing; say what is there, and exit with 1 when CI lacks it."""
+    try:
+        provide()
+    except (Missing, subprocess.SubprocessError) as error:
+        print(f"docker   missing: {error}", file=sys.stderr)
+        return 1 if os.environ.get("CI") == "true" else 0
+    print(f"docker   {shutil.which('dockerd', path=PATH)}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -17,9 +17,11 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import pytest
 
 PACKAGES = ("docker.io", "iptables", "busybox-static", "docker-compose")
 PROGRAMS = ("dockerd", "docker", "containerd", "busybox")
@@ -155,6 +157,24 @@ class Dockerd:
 
     def _run(self, argv: Sequence[str]) -> None:
         subprocess.run(argv, check=True, capture_output=True, timeout=20, env=os.environ | {"PATH": PATH})
+
+
+@contextmanager
+def engine_for_tests(*, network: bool = False) -> Iterator[Dockerd]:
+    """Give an engine with one image; where there can be none, fail the test in CI and skip it elsewhere."""
+    try:
+        provide() if os.environ.get("CI") == "true" else locate()
+    except Missing as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"CI has to have an engine: {error}", pytrace=False)
+        pytest.skip(str(error))
+    dockerd = Dockerd(network=network)
+    try:
+        dockerd.start()
+        dockerd.load(IMAGE, busybox(), "ENV PATH=/bin", "ENV OF_IMAGE=1")
+        yield dockerd
+    finally:
+        dockerd.stop()
 
 
 def busybox() -> bytes:

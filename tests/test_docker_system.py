@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import IMAGE, Dockerd, Missing, busybox, locate, provide
+from engines import IMAGE, Dockerd, engine_for_tests
 
 from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.jobs.container import ContainerJob
@@ -36,20 +36,8 @@ RECORD = "rec"
 
 @pytest.fixture(scope="module")
 def engine() -> Iterator[Dockerd]:
-    """An engine without network, with one image."""
-    try:
-        provide() if os.environ.get("CI") == "true" else locate()
-    except Missing as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"CI has to have an engine: {error}", pytrace=False)
-        pytest.skip(str(error))
-    dockerd = Dockerd()
-    try:
-        dockerd.start()
-        dockerd.load(IMAGE, busybox(), "ENV PATH=/bin", "ENV OF_IMAGE=1")
+    with engine_for_tests() as dockerd:
         yield dockerd
-    finally:
-        dockerd.stop()
 
 
 Make = Callable[..., DockerSystem]

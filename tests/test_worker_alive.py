@@ -1,0 +1,67 @@
+"""What a health check is told: by the heartbeat, of this host, this role and this lane."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+from conftest import Server
+
+from jobmill.ledger.membership import Membership
+from jobmill.ledger.record import Record
+from jobmill.scripts import fetcher, manager, starter
+from jobmill.worker.alive import alive
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def record(valkey: Server) -> Record:
+    return Record(valkey.url)
+
+
+def test_nobody_has_registered(record: Record) -> None:
+    assert alive(record, "manager", "") == (
+        False,
+        f"no manager of the plain lane has registered on host {socket.gethostname()}",
+    )
+
+
+def test_it_lives_as_long_as_it_beats(record: Record) -> None:
+    member = Membership(record=record, role="starter", lane="far")
+    member.register()
+    well, words = alive(record, "starter", "far")
+    assert well and member.name in words
+    assert not alive(record, "starter", "")[0] and not alive(record, "fetcher", "far")[0]
+    record.client.zincrby("Processes", -11_000, member.name)
+    well, words = alive(record, "starter", "far")
+    assert not well and "is silent since 11 s" in words
+    member.beat()
+    assert alive(record, "starter", "far")[0]
+    member.leave([])
+    assert "has registered" in alive(record, "starter", "far")[1]
+
+
+def test_another_hosts_worker_is_not_ours(record: Record) -> None:
+    member = Membership(record=record, role="fetcher")
+    member.register()
+    record.client.hset(f"Process:{member.name}", "host", "elsewhere")
+    assert not alive(record, "fetcher", "")[0]
+
+
+@pytest.mark.parametrize(
+    ("role", "main"), [("manager", manager.main), ("starter", starter.main), ("fetcher", fetcher.main)]
+)
+def test_each_console_script_tells_it(
+    record: Record, valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    role: str, main: object,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("JOBMILL_STATE", str(tmp_path / "state"))
+    argv = ["--redis", valkey.url, "--alive"]
+    assert main(argv) == 1  # type: ignore[operator]
+    Membership(record=record, role=role).register()
+    assert main(argv) == 0  # type: ignore[operator]
+    assert f"{role}-{socket.gethostname()}" in capsys.readouterr().out
+    assert main(["--redis", f"unix://{tmp_path}/none", "--alive"]) == 111  # type: ignore[operator]
+    assert not (tmp_path / "state").exists()

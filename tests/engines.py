@@ -1,26 +1,25 @@
 """Provides a container engine for the tests: Debian's Docker, started by hand with a data root and a socket of its own.
 
     docker      dockerd and the docker CLI; root installs them with apt where they are missing
-    busybox     an image without a registry: one static program and its names
+    images      without a registry: made of what this machine has (`images`)
 
 Nothing of an engine that the machine may have is touched. ``python tests/engines.py`` installs what is missing.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import images
 import pytest
 
 PACKAGES = ("docker.io", "iptables", "busybox-static", "docker-compose")
@@ -71,7 +70,7 @@ class Dockerd:
             with suppress(subprocess.CalledProcessError):
                 self._run(["ip", "netns", "add", self.namespace])
             self._run(["ip", "-n", self.namespace, "link", "set", "lo", "up"])
-            argv = ["ip", "netns", "exec", self.namespace, *argv]
+            argv = ["nsenter", f"--net=/run/netns/{self.namespace}", *argv]  # `ip netns exec` would hide the cgroups
         else:
             argv += ["--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false"]
         log = (self.folder / "log").open("ab")
@@ -113,10 +112,9 @@ class Dockerd:
         """Return what a command of the docker CLI prints."""
         return self.docker(*words).stdout.decode().strip()
 
-    def load(self, name: str, files: Path | bytes, *changes: str) -> None:
-        """Make an image of a folder or a tar file; ``changes``: lines of a Dockerfile."""
-        data = files if isinstance(files, bytes) else _tar(files)
-        self.docker("import", *(f"--change={line}" for line in changes), "-", name, data=data)
+    def load(self, name: str, image: bytes, *changes: str) -> None:
+        """Make an image of a tar file; ``changes``: lines of a Dockerfile."""
+        self.docker("import", *(f"--change={line}" for line in changes), "-", name, data=image)
 
     def kill(self) -> None:
         """Kill the engine; its containers are left to themselves."""
@@ -127,7 +125,7 @@ class Dockerd:
         (self.folder / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def _pids(self) -> list[int]:
-        """Return the daemon's pids: dockerd (behind `ip netns exec` it is the same process) and its containerd."""
+        """Return the daemon's pids: dockerd (behind `nsenter` it is the same process) and its containerd."""
         found = [] if self._process is None or self._process.poll() is not None else [self._process.pid]
         with suppress(OSError, ValueError):
             found.append(int((self.folder / "exec" / "containerd" / "containerd.pid").read_text()))
@@ -148,12 +146,23 @@ class Dockerd:
         for pid in self._pids():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        self._kill_containers()
         places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
         for place in reversed([place for place in places if place.startswith(f"{self.folder}/")]):
             subprocess.run(["umount", "-l", place], check=False, capture_output=True, timeout=20)
         if self.namespace:
             subprocess.run(["ip", "netns", "del", self.namespace], check=False, capture_output=True, timeout=20)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _kill_containers(self) -> None:
+        """Kill what an engine that died left running: its shims, and their children."""
+        for entry in Path("/proc").iterdir():
+            line = _command_line(int(entry.name)) if entry.name.isdigit() else b""
+            if b"containerd-shim" in line and str(self.folder).encode() in line:
+                with suppress(OSError):
+                    tasks = [task.read_text().split() for task in entry.glob("task/*/children")]
+                    for pid in [int(child) for some in tasks for child in some] + [int(entry.name)]:
+                        os.kill(pid, signal.SIGKILL)
 
     def _run(self, argv: Sequence[str]) -> None:
         subprocess.run(argv, check=True, capture_output=True, timeout=20, env=os.environ | {"PATH": PATH})
@@ -171,36 +180,10 @@ def engine_for_tests(*, network: bool = False) -> Iterator[Dockerd]:
     dockerd = Dockerd(network=network)
     try:
         dockerd.start()
-        dockerd.load(IMAGE, busybox(), "ENV PATH=/bin", "ENV OF_IMAGE=1")
+        dockerd.load(IMAGE, images.busybox(), "ENV PATH=/bin", "ENV OF_IMAGE=1")
         yield dockerd
     finally:
         dockerd.stop()
-
-
-def busybox() -> bytes:
-    """Return the tar file of an image that has nothing but busybox, under all its names, and a folder /tmp."""
-    program = shutil.which("busybox", path=PATH)
-    assert program is not None, FIX
-    names = subprocess.run([program, "--list"], capture_output=True, text=True, timeout=10, check=True).stdout.split()
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        for folder, mode in (("bin", 0o755), ("tmp", 0o1777), ("etc", 0o755)):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, mode
-            tar.addfile(entry)
-        tar.add(program, "bin/busybox")
-        for name in {*names, "sh"} - {"busybox"}:
-            entry = tarfile.TarInfo(f"bin/{name}")
-            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(entry)
-    return data.getvalue()
-
-
-def _tar(folder: Path) -> bytes:
-    data = io.BytesIO()
-    with tarfile.open(fileobj=data, mode="w") as tar:
-        tar.add(folder, ".")
-    return data.getvalue()
 
 
 def _command_line(pid: int) -> bytes:

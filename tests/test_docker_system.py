@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import images
 import pytest
 from engines import IMAGE, Dockerd, engine_for_tests
 
@@ -338,6 +339,32 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=words):
             DockerSystem.build("d", options, tmp_path)
+
+
+def test_steps_run_by_the_images_python_and_tell_how_far_they_are(make: Make, engine: Dockerd, tmp_path: Path) -> None:
+    engine.load("jobmill-test/python:3", images.python(), "ENV PATH=/usr/local/bin:/bin")
+    system = make(user="1234:1234")
+    it = job(
+        system,
+        container="jobmill-test/python:3",
+        steps=[
+            {"name": "count", "command": 'echo "{\\"n\\": 3}" > $JOBMILL_STEP_OUTPUTS', "outputs": ["n"]},
+            {"name": "power", "function": "own:power", "inputs": {"n": "$count.n"}, "outputs": ["m"]},
+            {"name": "hold", "command": "while [ ! -e go ]; do sleep 0.1; done; id -u"},
+        ],
+    )
+    folder = system.spool / "jobs" / "a" / "run.1"
+    folder.mkdir(parents=True)
+    (folder / "own.py").write_text("def power(n):\n    return n * n\n")
+    handle = it.run_job()
+    until(lambda: system.survey(RECORD)[handle].progress == "3/3 hold")
+    (folder / "go").touch()
+    assert end(system, handle).regular, system.logs(handle, "stderr", 0)
+    assert json.loads((folder / "outputs.json").read_text()) == {"count": {"n": 3}, "power": {"m": 9}}
+    assert system.logs(handle, "hold.log", 0) == b"1234\n"
+    without = ready(system, "b", steps=[{"command": "true"}])
+    _, info = run(system, without)
+    assert info.reason == "start_failed" and "python3" in (info.message or "")
 
 
 # Held, started once, found again.

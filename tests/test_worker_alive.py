@@ -10,7 +10,7 @@ from conftest import Server
 
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.record import Record
-from jobmill.scripts import fetcher, manager, starter
+from jobmill.scripts.jobmill import main
 from jobmill.worker.alive import alive
 
 pytestmark = pytest.mark.timeout(60)
@@ -50,18 +50,17 @@ def test_another_hosts_worker_is_not_ours(record: Record) -> None:
     assert not alive(record, "fetcher", "")[0]
 
 
-@pytest.mark.parametrize(
-    ("role", "main"), [("manager", manager.main), ("starter", starter.main), ("fetcher", fetcher.main)]
-)
-def test_each_console_script_tells_it(
-    record: Record, valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    role: str, main: object,
-) -> None:  # fmt: skip
+@pytest.mark.parametrize("role", ["manager", "starter", "fetcher"])
+def test_the_command_tells_it_by_its_exit_code(
+    record: Record, valkey: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str
+) -> None:
     monkeypatch.setenv("JOBMILL_STATE", str(tmp_path / "state"))
-    argv = ["--redis", valkey.url, "--alive"]
-    assert main(argv) == 1  # type: ignore[operator]
+    monkeypatch.setenv("JOBMILL_REDIS_URL", valkey.url)
+    assert main(["alive", role]) == 1
     Membership(record=record, role=role).register()
-    assert main(argv) == 0  # type: ignore[operator]
-    assert f"{role}-{socket.gethostname()}" in capsys.readouterr().out
-    assert main(["--redis", f"unix://{tmp_path}/none", "--alive"]) == 111  # type: ignore[operator]
+    assert main(["alive", role]) == 0
+    assert main(["alive", role, "--lane", "other"]) == 1
+    monkeypatch.setenv("JOBMILL_REDIS_URL", f"unix://{tmp_path}/none")
+    assert main(["alive", role]) == 111
+    assert main(["alive", "cook"]) == 2
     assert not (tmp_path / "state").exists()

@@ -32,6 +32,7 @@ COMMANDS = {  # name -> (module of jobmill.scripts, its one line); a module is i
     "capacity": ("capacity", "Show or change the limits."),
     "dead": ("dead", "Look after refused entries."),
     "lint": ("lint", "Check job files and jobmill.yaml."),
+    "alive": ("alive", "Tell whether a worker of this host beats."),
     "systems": ("systems", "List the execution systems and check them."),
     "doctor": ("doctor", "Find what is wrong with the pipeline, and the fix."),
     "redis": ("redis", "Pass a command to the Redis server in use."),

@@ -20,7 +20,6 @@ from jobmill.jobs.document import require_libyaml
 from jobmill.ledger.record import Record
 from jobmill.rules.site import load_site_plugins
 from jobmill.worker import log
-from jobmill.worker.alive import alive
 from jobmill.worker.loop import ANEW, Loop
 from jobmill.worker.work import Work
 
@@ -41,19 +40,11 @@ def serve(role: str, what: str, make: Make, argv: Sequence[str] | None = None) -
     parser.add_argument("--config", type=Path, metavar="FILE", help="jobmill.yaml (default: searched, see the README)")
     parser.add_argument("--redis", metavar="URL", help="redis://, rediss://, unix:// or sentinel:// (default: config)")
     parser.add_argument("--lane", default="", help="serve the systems of this lane (default: the plain one)")
-    parser.add_argument(
-        "--alive", action="store_true", help=f"run nothing; exit with 0 when a {role} of this host beats, else with 1"
-    )
     parser.add_argument("--parent-fd", type=int, metavar="N", help="stop when this descriptor ends (for supervisors)")
     parser.add_argument("--version", action="version", version=f"jobmill {__version__}")
     given = parser.parse_args(argv)
     try:
         config = load(given.config)
-        if given.alive:
-            record = Record(given.redis or config.redis.url or address(config.state), prefix=config.redis.prefix)
-            well, words = alive(record, role, given.lane)
-            print(words)
-            return 0 if well else 1
         log.configure(role, level=config.log.level, as_json=config.log.json)
         require_libyaml()
         load_site_plugins(config.source)

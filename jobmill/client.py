@@ -187,9 +187,10 @@ class Client:
 
     def part(self, row: JobRow, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return up to ``limit`` bytes of a file of the current run's folder: from home once it was brought there."""
-        handle, system = row.facts.get("handle"), self.system(row.system)
+        handle = row.facts.get("handle")
         if not handle:
             return b""
+        system = self.system(row.system)
         if system.stages and row.state in (*ENDED, State.COLLECTING):
             folder = self.folder(row)
             try:

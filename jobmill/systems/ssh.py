@@ -234,8 +234,10 @@ class SshSystem(ExecutionSystem):
     def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
         """Bring home what a launch left on its host."""
         token = _token(handle)
-        self._places.look(self._asked([handle]), deadline=LOGS)
+        look = self._places.look(self._asked([handle]), deadline=LOGS).get(token, {"state": "unknown"})
         host = self._places.of(token)
+        if host is None and look.get("state") == "unknown":  # the one that has it may be silent
+            raise SystemUnavailable(str(look.get("reason") or f"{self.name}: not all hosts answer"))
         if host is None:
             raise StageFailed("no host has its run folder any more")
         desk = host.desk(_record(token))

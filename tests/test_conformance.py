@@ -143,7 +143,8 @@ class TestSsh(Conformance):
 class TestPool(Conformance):
     """Two RQ workers on a server of their own."""
 
-    patience = 60  # a launch is a call of RQ, a guard and a runner: some ten in a second
+    patience = 60  # a launch is a call of RQ, a guard and a runner: some ten in a second on an idle machine
+    many = 50
 
     @pytest.fixture(autouse=True)
     def _workers(self, running_server: Callable[[str], Server], tmp_path: Path) -> Iterator[None]:

@@ -107,8 +107,29 @@ def test_cancelled_in_line_and_while_it_runs(pipeline: Pipeline, pool: Pool, tmp
 def test_steps_run_by_the_python_of_their_host(pipeline: Pipeline, pool: Pool) -> None:
     pool.work()
     steps = [{"name": "a", "command": "echo one > file"}, {"name": "b", "command": "cat file; exit 3"}]
-    row = pipeline.client.wait(pipeline.client.submit({"ClassType": "Pool", "steps": steps}), timeout=30)
+    job = {"id": "steps", "ClassType": "Pool", "steps": steps, "outputs": ["file"]}
+    row = pipeline.client.wait(pipeline.client.submit(job), timeout=60)
     assert (row.state, row.exit["exit_value"]) == ("failed", 3)
+    home = pipeline.client.folder(row)
+    assert (home / "stdout").exists() and (home / "steps").exists()
+
+
+def test_files_go_there_and_come_home(pipeline: Pipeline, pool: Pool, tmp_path: Path) -> None:
+    pool.work()
+    (tmp_path / "reads").write_text("acgt\n")
+    job = {
+        "command": "rev reads > out.txt; echo said",
+        "inputs": [{"from": str(tmp_path / "reads"), "to": "reads"}],
+        "outputs": ["out.txt"],
+    }
+    row = pipeline.client.wait(pipeline.client.submit(job), timeout=60)
+    assert row.state == "done", row.exit
+    home = pipeline.client.folder(row)
+    assert (home / "outputs" / "out.txt").read_text() == "tgca\n" and (home / "stdout").read_text() == "said\n"
+    missing = pipeline.client.wait(pipeline.client.submit({"command": "true", "outputs": ["none"]}), timeout=60)
+    assert missing.exit["reason"] == "missing_output"
+    with redis.Redis.from_url(pool.url) as client:  # what was brought home is not kept twice
+        pipeline.until(lambda: not [key for key in client.keys("jobmill:rq:*") if b":out:" in key or b":in:" in key])
 
 
 def test_what_fits_in_no_queue_fails_at_once(pool: Pool, tmp_path: Path) -> None:

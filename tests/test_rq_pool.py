@@ -184,13 +184,14 @@ def test_rq_may_run_a_job_again_as_often_as_it_likes(pool: Pool, tmp_path: Path)
     assert file.read_text().split() == ["once"]
 
 
+@pytest.mark.timeout(300)
 def test_two_hundred_at_once(pool: Pool, tmp_path: Path) -> None:
     file = tmp_path / "starts"
     file.touch()
     handles = pool.launch(*[pool.sh(f"j{i}", f"echo {i} >> {file}; exit {i % 5}") for i in range(200)])
     for _ in range(3):
         pool.work()
-    pool.until(lambda: len(pool.ends) == 200, 80)
+    pool.until(lambda: len(pool.ends) == 200, 240)
     assert sorted(map(int, file.read_text().split())) == list(range(200))
     exits = pool.system.exit_info(handles)
     assert [exits[handle].exit_value for handle in handles] == [i % 5 for i in range(200)]

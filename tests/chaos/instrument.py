@@ -27,6 +27,8 @@ from tests.chaos.pure import NEVER_RETURN
 
 PACKAGE = Path(jobmill.__file__).parent
 PARTS = ("manager", "starter", "fetcher", "worker", "ledger", "systems")  # where steps of the processes are
+# systems whose other end is elsewhere: they are killed at random, with their real components, by tests of their own
+ELSEWHERE = ("ssh", "far_", "desk", "greeting", "known_hosts", "pool", "docker", "container", "ec2")
 WORKERS = ("scripts.manager", "scripts.starter", "scripts.fetcher")
 ENTRIES = (*(f"jobmill.{name}.main" for name in WORKERS), "jobmill.systems.runner.main", "jobmill.systems.guard.main")
 JANITOR = ("fetcher.janitor", "Janitor.tick")  # what acts as a process of its own within a fetcher
@@ -60,8 +62,10 @@ def enumerate_points(package: Path = PACKAGE) -> list[Point]:
 
 def modules(effects: Effects) -> list[str]:
     """Return the modules with steps of the processes: what a worker, guard or runner loads, and every system."""
-    roots = [*WORKERS, *(name for name in effects.sources if name.startswith("systems."))]
-    return sorted(name for name in effects.imported(roots) if name.partition(".")[0] in PARTS)
+    elsewhere = tuple(f"systems.{word}" for word in ELSEWHERE)
+    near = [name for name in effects.sources if name.startswith("systems.") and not name.startswith(elsewhere)]
+    found = effects.imported([*WORKERS, *near])
+    return sorted(name for name in found if name.partition(".")[0] in PARTS and not name.startswith(elsewhere))
 
 
 def unseen(package: Path = PACKAGE) -> list[str]:

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import redis
@@ -166,9 +166,10 @@ class TestPool(Conformance):
 class TestDocker(Conformance):
     """A real engine of the tests' own, with one image that has a shell and nothing else."""
 
+    signals = "128+n"
     walltime = "by_poll"
     quiet = 1.5
-    patience = 60.0
+    patience = 40.0
     many = 60
     engine: ClassVar[Dockerd]
 
@@ -181,6 +182,15 @@ class TestDocker(Conformance):
     def make(self, spool: Path) -> ExecutionSystem:
         known = {"host": self.engine.host, "image": IMAGE, "poll_interval": 0.2, "volumes": [str(spool.parent)]}
         return DockerSystem.build("docker", known, spool)
+
+    def job(self, *argv: str, record: str | None = None, **fields: Any) -> Submission:
+        return super().job(*argv, record=record, container=self._container(), **fields)
+
+    def body(self, *, seconds: float = 0.0, exit: int = 0, **fields: Any) -> Submission:
+        return super().body(seconds=seconds, exit=exit, container=self._container(), **fields)
+
+    def _container(self) -> dict[str, Any]:
+        return {"volumes": [str(self.shared)]}
 
     def make_absent(self, spool: Path) -> ExecutionSystem:
         return DockerSystem.build("docker", {"host": f"unix://{spool}/none", "image": IMAGE}, spool)

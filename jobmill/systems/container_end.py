@@ -48,7 +48,7 @@ def record_of(
         when(state.get("FinishedAt")),
     )
     known: dict[str, Any] = {
-        "native_id": container[:12],
+        "native_id": container,
         "native_state": str(state.get("Status", "")).lower(),
         "host": host,
         "ended": finished,

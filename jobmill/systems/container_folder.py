@@ -37,6 +37,7 @@ class ContainerFolder:
         *,
         links: Mapping[str, str] = MappingProxyType({}),  # name -> the file elsewhere
         folder: str | None = None,  # the working directory, where it lies in the run folder
+        staged: str | None = None,  # the folder whose content is moved in
         owner: tuple[int, int] | None = None,  # whose it is to be, where that is not us
     ) -> bool:
         """Make the folder and what it holds before the start; False: the launch is over, it must not be made again.
@@ -49,6 +50,8 @@ class ContainerFolder:
         run = self.run()
         if run is None or run.end is not None:
             return False
+        if staged is not None:
+            self._receive(staged, owner)
         for name, text in files.items():
             new = self.path / f".{name}.new"
             new.write_text(text, encoding="utf-8")
@@ -62,6 +65,15 @@ class ContainerFolder:
             self._give(Path(folder), owner)
         self._give(self.path, owner)
         return True
+
+    def _receive(self, staged: str, owner: tuple[int, int] | None) -> None:
+        """Move in what was staged; nothing to do where an earlier try has done so."""
+        if owner is not None and os.getuid() == 0:
+            for folder, folders, files in os.walk(staged):
+                for name in (*folders, *files):
+                    self._give(Path(folder, name), owner)
+        with suppress(FileNotFoundError):
+            run_folder.receive(self._path, os.fsencode(staged))
 
     def _give(self, path: Path, owner: tuple[int, int] | None) -> None:
         if owner is not None and os.getuid() == 0:

@@ -89,7 +89,7 @@ def plan(it: Submission, *, system: str, rules: ContainerRules, folder: str, pod
         "--user": rules.user or f"{os.getuid()}:{os.getgid()}",
         "--pids-limit": str(rules.pids),
         "--security-opt": "no-new-privileges",
-        "--log-driver": "k8s-file" if podman else "json-file",
+        "--log-driver": "k8s-file" if podman else "local",  # json-file would make text of the bytes
         "--cpus": str(it.cpus),
         "--entrypoint": "",
     }
@@ -105,7 +105,9 @@ def plan(it: Submission, *, system: str, rules: ContainerRules, folder: str, pod
     if it.walltime:
         labels["jobmill.walltime"] = f"{it.walltime:g}"
     words = [f"{name}={value}" for name, value in options.items()]
-    words += ["--pull=never"] if podman else ["--log-opt=max-size=1000t"]  # a site's own bound would lose the beginning
+    words += (
+        ["--pull=never"] if podman else ["--log-opt=max-size=1000t", "--log-opt=max-file=1", "--log-opt=compress=false"]
+    )  # a site's own bound would lose the beginning
     words += ["--init"] if rules.init else []
     words += ["--userns=keep-id"] if podman and os.getuid() else []
     words += [f"--label={name}={value}" for name, value in labels.items() if value]

@@ -19,8 +19,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobmill.errors import SystemUnavailable
-from jobmill.systems import container_end, container_launch, container_logs, launch_token, run_folder
+from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.systems import container_end, container_launch, container_logs, run_folder
 from jobmill.systems.container_check import checks_of
 from jobmill.systems.container_end import when
 from jobmill.systems.container_engine import ContainerEngine, Unanswered
@@ -28,6 +28,8 @@ from jobmill.systems.container_folder import ContainerFolder
 from jobmill.systems.container_rules import ContainerRules
 from jobmill.systems.container_starts import Starts, held, ours
 from jobmill.systems.refusal import refusal
+from jobmill.systems.spool_launches import TOKEN
+from jobmill.systems.spool_stage import SpoolStage
 from jobmill.systems.step_progress import progress
 from jobmill.systems.system import (
     Check,
@@ -38,6 +40,7 @@ from jobmill.systems.system import (
     Launch,
     NativeState,
     Observation,
+    Progress,
     Settled,
     Submission,
     SubmitError,
@@ -59,6 +62,7 @@ OVERDUE = Observation(state=NativeState.RUNNING, native_state="running", host=HO
 LEAVING = Observation(state=NativeState.RUNNING, native_state="exited", reason="its output is being brought", host=HOST)
 ENDED = Observation(state=NativeState.ENDED, native_state="exited", host=HOST)
 ABSENT = Observation(state=NativeState.ABSENT, reason="the engine has no such container")
+_HANDLE = re.compile(rf"[0-9a-f]{{12,64}}/{TOKEN.pattern}", re.ASCII)
 _LATER = re.compile(
     r"no space left|too many open files|resource temporarily unavailable|is being removed|toomanyrequests", re.I
 )
@@ -82,6 +86,8 @@ class DockerSystem(ExecutionSystem):
         self._collector = container_logs.Collector(self.engine)
         self._running: dict[str, _Running] = {}  # by container, what a survey has to know of it
         self._over: dict[str, float] = {}  # containers whose end is taken down, and since when (monotonic)
+        self._stage = SpoolStage(self.spool, name)
+        self._tidied = False
         self._remover: subprocess.Popen[bytes] | None = None
         owner = [int(number) for number in (rules.user or "").split(":") if number]
         self._owner = (owner[0], owner[-1]) if owner else None
@@ -110,9 +116,7 @@ class DockerSystem(ExecutionSystem):
             return _refused(wrong)
         folder = self._folder(it.token)
         try:
-            plan = container_launch.plan(
-                it, system=self.name, rules=self.rules, folder=str(folder.path), podman=self.engine.podman
-            )
+            plan = self._plan(it, folder)
         except container_launch.Unsuitable as error:
             return _refused(str(error))
         if time.monotonic() > until:
@@ -122,8 +126,9 @@ class DockerSystem(ExecutionSystem):
         )
         links = {name: place for name, place in (("stdout", it.stdout), ("stderr", it.stderr)) if place}
         try:
-            if not folder.enter(it.files, links=links, folder=below, owner=self._owner):
-                return SubmitError(failure=SubmitFailure.UNCLEAR, message="this launch is over already")
+            if not folder.enter(it.files, links=links, folder=below, staged=it.staged, owner=self._owner):
+                over = folder.exit()  # the same token again, after its end
+                return f"{over.native_id}/{it.token}" if over else _unclear("this launch is over already")
         except run_folder.Superseded as error:
             return _refused(str(error))
         except OSError as error:
@@ -138,7 +143,7 @@ class DockerSystem(ExecutionSystem):
             if "already in use" in answer.err:  # the same token again
                 return self._same(plan.name, it.token)
         except Unanswered as error:
-            return SubmitError(failure=SubmitFailure.UNCLEAR, message=str(error))
+            return _unclear(str(error))
         except SystemUnavailable as error:
             return error
         finally:
@@ -152,15 +157,37 @@ class DockerSystem(ExecutionSystem):
             return SystemUnavailable(answer.words)
         return _refused(answer.words)
 
+    def _plan(self, it: Submission, folder: ContainerFolder) -> container_launch.ContainerLaunch:
+        return container_launch.plan(
+            it, system=self.name, rules=self.rules, folder=str(folder.path), podman=self.engine.podman
+        )
+
+    def stage_in(self, submission: Submission, progress: Progress) -> Submission:
+        """Copy the inputs to where the launch takes them from into its run folder, or into the given workdir."""
+        if not submission.inputs:
+            return submission
+        try:  # before anything is written into a folder that the job may not have
+            self._plan(submission, self._folder(submission.token))
+        except container_launch.Unsuitable as error:
+            raise StageFailed(str(error)) from None
+        return self._stage.bring(submission, progress)
+
+    def lead(self) -> bool:
+        """Any number of starters may serve it. Removes what was staged and taken by nobody."""
+        if not self._tidied:
+            self._tidied = True
+            self._stage.tidy()
+        return True
+
     def _same(self, name: str, token: Token) -> Handle | SubmitError:
         for container, facts in self.engine.inspected([name]).items():
             if ours(facts, self._labels(token)):
                 return f"{container}/{token}"
-        return SubmitError(failure=SubmitFailure.UNCLEAR, message=f"there is a container {name}, with other labels")
+        return _unclear(f"there is a container {name}, with other labels")
 
     def release(self, handles: Sequence[Handle]) -> None:
         """Start held containers; what takes longer than a second goes on behind."""
-        for handle in handles:
+        for handle in _own(handles):
             container, token = _parts(handle)
             self._starts.add(container, self._folder(token), self._labels(token))
         self._starts.wait(1.0)
@@ -192,12 +219,15 @@ class DockerSystem(ExecutionSystem):
 
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Tell of each by one query; what has ended is told as ended once all of it is in its run folder."""
-        facts = self._facts(handles)
+        starting = {handle for handle in _own(handles) if self._folder(_parts(handle)[1]).is_starting()}
+        facts = self._facts([handle for handle in handles if handle not in starting])
         over = {c: f for c, f in facts.items() if container_end.ended(f["state"])}
         whole = self._take_down(over)
-        seen: dict[Handle, Observation] = {}
-        for handle in handles:
+        seen: dict[Handle, Observation] = dict.fromkeys(starting, STARTING)
+        for handle in _own(handles):
             container, token = _parts(handle)
+            if handle in starting:
+                continue
             if container not in facts:
                 seen[handle] = ENDED if self._folder(token).exit() else ABSENT
             elif container in over:
@@ -227,11 +257,11 @@ class DockerSystem(ExecutionSystem):
         """Return the ends that are taken down; those that are not yet are, as far as that is quick."""
         found: dict[Handle, ExitInfo] = {}
         rest: list[Handle] = []
-        for handle in handles:
-            info = self._folder(_parts(handle)[1]).exit()
-            if info is not None:
+        for handle in _own(handles):
+            folder = self._folder(_parts(handle)[1])
+            if (info := folder.exit()) is not None:
                 found[handle] = info
-            else:
+            elif not folder.is_starting():
                 rest.append(handle)
         if rest:
             self._take_down({c: f for c, f in self._facts(rest).items() if container_end.ended(f["state"])})
@@ -241,7 +271,7 @@ class DockerSystem(ExecutionSystem):
 
     def _facts(self, handles: Collection[Handle]) -> dict[str, dict[str, Any]]:
         """Ask for the containers of handles; one that is not ours any more is none."""
-        tokens = dict(map(_parts, handles))
+        tokens = dict(map(_parts, _own(handles)))
         facts = self.engine.inspected(list(tokens))
         return {c: f for c, f in facts.items() if ours(f, self._labels(tokens[c]))}
 
@@ -318,11 +348,13 @@ class DockerSystem(ExecutionSystem):
 
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
         """Signal the first process of each container, with which all others end; remove what is held."""
-        tokens = dict(map(_parts, handles))
-        facts, name = self._facts(handles), "KILL" if force else "TERM"
+        tokens = dict(map(_parts, _own(handles)))
+        starting = {c for c, token in tokens.items() if self._folder(token).is_starting()}
+        asked = [handle for handle in _own(handles) if _parts(handle)[0] not in starting]
+        facts, name = self._facts(asked), "KILL" if force else "TERM"
         live = [c for c, f in facts.items() if not container_end.ended(f["state"])]
-        left: list[str] = []
-        resisting: set[str] = set()
+        own, left = set(_own(handles)), list[str]()
+        resisting = set(starting)  # it will run at once, and is killed then
         for container in live:
             folder = self._folder(tokens[container])
             if held(facts[container]["state"]):
@@ -336,7 +368,7 @@ class DockerSystem(ExecutionSystem):
         if left:
             self.engine.call("kill", f"--signal={name}", *left)
             resisting |= self._resisting(left, 1.0 if force else 0.2)
-        return {handle: _parts(handle)[0] not in resisting for handle in handles}
+        return {handle: handle in own and _parts(handle)[0] not in resisting for handle in handles}
 
     def _resisting(self, containers: Sequence[str], patience: float) -> set[str]:
         """Wait for ends, for so many seconds; return what has not ended."""
@@ -369,7 +401,9 @@ class DockerSystem(ExecutionSystem):
 
     def forget(self, handles: Sequence[Handle]) -> None:
         """Remove containers whose ends are taken down; their volumes stay."""
-        over = [handle for handle in handles if self._folder(_parts(handle)[1]).exit() is not None]
+        for handle in _own(handles):
+            self._stage.drop(_parts(handle)[1])
+        over = [handle for handle in _own(handles) if self._folder(_parts(handle)[1]).exit() is not None]
         self.engine.remove([c for c, f in self._facts(over).items() if container_end.ended(f["state"])])
 
     def _sweep(self) -> None:
@@ -422,20 +456,31 @@ class _Running:
 
 
 def _parts(handle: Handle) -> tuple[str, Token]:
+    """Return container and token of a handle; raise ValueError for one of another kind of system."""
+    if _HANDLE.fullmatch(handle) is None:
+        raise ValueError(f"{handle!r} is not a handle of a docker system")
     container, _, token = handle.partition("/")
-    launch_token.split(token)  # ValueError for a handle of another kind of system
     return container, token
+
+
+def _own(handles: Collection[Handle]) -> list[Handle]:
+    """Return those that can be handles of such a system."""
+    return [handle for handle in handles if _HANDLE.fullmatch(handle)]
 
 
 def _refused(message: str) -> SubmitError:
     return SubmitError(failure=SubmitFailure.PERMANENT, message=message)
 
 
+def _unclear(message: str) -> SubmitError:
+    return SubmitError(failure=SubmitFailure.UNCLEAR, message=message)
+
+
 def _never_started(container: str) -> ExitInfo:
     return ExitInfo(
         exit_status=ExitStatus.ABORTED_BEFORE_RUNNING,
         reason="killed",
-        native_id=container[:12],
+        native_id=container,
         host=HOST,
         evidence="the held container was removed",
         message=KILLED_UNSTARTED,

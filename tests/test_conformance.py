@@ -193,7 +193,9 @@ class TestDocker(Conformance):
         return {"volumes": [str(self.shared)]}
 
     def make_absent(self, spool: Path) -> ExecutionSystem:
-        return DockerSystem.build("docker", {"host": f"unix://{spool}/none", "image": IMAGE}, spool)
+        return DockerSystem.build(
+            "docker", {"host": f"unix://{spool}/none", "image": IMAGE, "volumes": [str(spool.parent)]}, spool
+        )
 
 
 # A class for each system to come stands above this line.

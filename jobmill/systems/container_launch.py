@@ -149,6 +149,9 @@ def _workdir(it: Submission, volumes: list[Volume], rules: ContainerRules, folde
                 "option `volumes`); a job with `container:` and without `workdir` runs in its run folder"
             )
         volumes.append(cover)
+    seen_by = max((v for v in volumes if below(workdir, v.target)), key=lambda v: len(v.target))
+    if not seen_by.named and not os.path.isdir(seen_by.source + workdir[len(seen_by.target) :]):  # noqa: PTH112
+        raise Unsuitable(f"workdir: there is no folder {workdir}; make it, or leave workdir: out")  # an engine makes it
     return workdir
 
 

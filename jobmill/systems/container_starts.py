@@ -46,6 +46,11 @@ class Starts:
             self._threads.append(thread)
             thread.start()
 
+    def pending(self, token: Token) -> bool:
+        """Tell whether a launch stands in line, or is being started here."""
+        with self._changed:
+            return token in self._pending
+
     def wait(self, seconds: float) -> None:
         """Wait until nothing is in line, for so long."""
         deadline = time.monotonic() + seconds

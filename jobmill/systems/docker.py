@@ -8,6 +8,7 @@ volume is ever removed.
 from __future__ import annotations
 
 import os
+import random
 import re
 import socket
 import subprocess
@@ -51,6 +52,7 @@ from jobmill.systems.system import (
 HOST = socket.gethostname()
 AT_ONCE = 4  # commands of the engine at the same time
 PATIENCE = 4.0  # seconds after which a submit sends no more: a worker that is silent for ten counts as dead
+LOOKS = 8  # containers in line for their start that one survey asks for
 COLLECT = 2.0  # seconds that one query takes at most for the output of what has ended
 SWEEP = 50  # ended containers that are removed at once
 KILLED_UNSTARTED = "it was killed before it started"
@@ -200,13 +202,20 @@ class DockerSystem(ExecutionSystem):
         self._running = {c: it for c, it in self._running.items() if c in listed and listed[c].state == "running"}
         self._over = {c: since for c, since in self._over.items() if c in listed}
         starting = {c for c, row in listed.items() if row.state == "created" and self._folder(row.token).is_starting()}
-        facts = self.engine.inspected([c for c in listed.keys() - starting if not self._known(c)])
+        # An engine tells of a container that is being started when it has started: of those in line only some are asked
+        # for. That a start failed is seen late then; to be released again does nothing to it.
+        created = [c for c, row in listed.items() if row.state == "created" and c not in starting]
+        unasked = set(created) - set(random.sample(created, min(LOOKS, len(created))))
+        asked = [c for c in listed if c not in starting and c not in unasked and not self._known(c)]
+        facts = self.engine.inspected(asked)
         over = {c: f for c, f in facts.items() if container_end.ended(f["state"])}
         whole = self._take_down(over)
         seen: dict[Handle, Observation] = {}
         for container, row in listed.items():
             if container in starting:
                 seen[f"{container}/{row.token}"] = STARTING
+            elif container in unasked and container not in self._over:
+                seen[f"{container}/{row.token}"] = HELD
             elif container in over and container not in whole:
                 seen[f"{container}/{row.token}"] = LEAVING
             elif container not in self._over and (container in facts or container in self._running):
@@ -261,7 +270,7 @@ class DockerSystem(ExecutionSystem):
             folder = self._folder(_parts(handle)[1])
             if (info := folder.exit()) is not None:
                 found[handle] = info
-            elif not folder.is_starting():
+            elif not (self._starts.pending(folder.token) or folder.is_starting()):
                 rest.append(handle)
         if rest:
             self._take_down({c: f for c, f in self._facts(rest).items() if container_end.ended(f["state"])})

@@ -71,7 +71,10 @@ _LATER = re.compile(
 
 
 class DockerSystem(ExecutionSystem):
-    """A handle is ``<container id>/<token>``."""
+    """A container for each job, on one engine.
+
+    A handle is ``<container id>/<token>``.
+    """
 
     kind: ClassVar[str] = "docker"
     one_host: ClassVar[bool] = True  # run folders and the right to start a container are this host's

@@ -76,7 +76,7 @@ class Dockerd:
         log = (self.folder / "log").open("ab")
         with log:
             self._process = subprocess.Popen(
-                argv,
+                ["setpriv", "--pdeathsig", "TERM", *argv],  # it must not outlive a run of the tests that was killed
                 env=os.environ | {"PATH": PATH},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -1,0 +1,333 @@
+"""A fleet: the instances of one `ec2` system, started when jobs wait and ended when none do.
+
+EC2 itself says which there are, by tags. So any process may look, and whoever leads after a crash goes on. The leader
+alone launches and ends. All calls of EC2 and to the instances are made by the fleet's own thread: who launches jobs
+never waits for them.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from jobmill.errors import SystemUnavailable
+from jobmill.systems.breaker import Breaker
+from jobmill.systems.ec2_cloud import Cloud
+from jobmill.systems.ec2_host_key import HostKeys
+from jobmill.systems.ec2_instance import Instance
+from jobmill.systems.ec2_launcher import Launcher
+from jobmill.systems.ec2_options import Ec2Options
+from jobmill.systems.ec2_plan import Use, Want, plan
+from jobmill.systems.ec2_request import request
+from jobmill.systems.ec2_spend import Spend
+from jobmill.systems.ec2_user_data import renew_command
+
+logger = logging.getLogger("jobmill")
+
+BUSY, QUIET = 5.0, 20.0  # seconds between two looks at EC2 while something changes, and while nothing does
+SHOWS = 300.0  # seconds in which EC2 shows a launch at last
+VISITS = 16  # instances that are visited at once
+
+
+@dataclass(frozen=True, kw_only=True)
+class FleetHost:
+    """An instance as a host of SSH."""
+
+    name: str  # the instance's id
+    address: str
+    port: int
+    user: str
+    key: Path  # private key file
+    host_key: str  # `ssh-ed25519 <base64>`: the only one that is accepted
+    slots: int
+    renew: str  # shell command that renews the lease; succeeds once the instance is ready
+
+
+class Visit(Protocol):
+    """Goes to an instance over SSH, called by the fleet's threads."""
+
+    def __call__(self, host: FleetHost, *, renew: bool) -> int | None:
+        """Renew the lease if told so, and return how many slots are taken there, by what runs or was not fetched yet.
+
+        None: it does not answer, or is not ready. Has a time limit of its own; never raises.
+        """
+
+
+class Fleet:
+    """Call `serve` with the record first, `start` to begin. Everything but `turn` may be called by any thread."""
+
+    def __init__(
+        self,
+        *,
+        name: str,  # of the system
+        options: Ec2Options,
+        keys: HostKeys,
+        folder: Path,  # where the spend is kept
+        visit: Visit,
+        leads: bool,  # launches and ends; otherwise it only looks, and renews where jobs are
+        cloud: Callable[[], Cloud] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.options = options
+        self.leads = leads
+        self._keys = keys
+        self._visit = visit
+        self._clock, self._now = clock, now
+        self._folder = folder
+        self._open_cloud = cloud or (
+            lambda: Cloud(region=options.region, endpoint_url=options.endpoint_url, profile=options.profile)
+        )
+        self._cloud: Cloud | None = None
+        self._spend: Spend | None = None
+        self._launcher = Launcher(name, options.types, self._request)
+        self._breaker = Breaker(clock, random.random)
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._record = ""
+        self._waiting: tuple[Want, ...] = ()
+        self._instances: dict[str, Instance] = {}  # by id: the last look
+        self._fresh: dict[str, tuple[Instance, float]] = {}  # launched by us, and not shown yet; with the time
+        self._use: dict[str, Use] = {}
+        self._placed: dict[str, dict[str, int]] = {}  # instance -> token -> slots: launches that this process made
+        self._leaving: set[str] = set()  # being ended: nothing is placed there any more
+        self._visited: dict[str, float] = {}
+        self._held = ""
+        self._looked = False
+
+    def serve(self, record: str) -> None:
+        """Say whose instances these are; without it nothing is looked at, and nothing touched."""
+        if record != self._record:
+            self._record = record
+            self._wake.set()
+
+    def want(self, waiting: Sequence[Want]) -> None:
+        """Say which jobs wait for a slot, in their order; replaces what was said before."""
+        found = tuple(waiting)
+        with self._lock:
+            more = len(found) > len(self._waiting)
+            self._waiting = found
+        if more:
+            self._wake.set()
+
+    def hosts(self) -> Sequence[FleetHost]:
+        """Return every live instance that has answered, or, where this process only looks, may answer."""
+        with self._lock:
+            ready = [it for it in self._instances.values() if it.live and self._met(it.id)]
+        return [host for it in ready if (host := self._host(it)) is not None]
+
+    def place(self, host: str, token: str, slots: int) -> bool:
+        """Take slots of an instance for a launch; False: it is full, or about to be ended."""
+        with self._lock:
+            it, use = self._instances.get(host), self._use.get(host)
+            if it is None or not it.live or host in self._leaving or use is None or use.taken is None:
+                return False
+            mine = self._placed.setdefault(host, {})
+            if token not in mine and sum(mine.values()) + slots > self.options.slots:
+                return False
+            mine[token] = slots
+            self._use[host] = Use(taken=max(use.taken, sum(mine.values())), met=True)
+            return True
+
+    def left(self, host: str, token: str) -> None:
+        """Give the slots of a launch back: it ended, or never began."""
+        with self._lock:
+            self._placed.get(host, {}).pop(token, None)
+            self._visited.pop(host, None)  # the next visit tells whether it is idle now
+
+    def fate(self, host: str) -> str | None:
+        """Return ``preempted`` or ``node_fail`` for an instance that is proved to be gone, else None."""
+        with self._lock:
+            it = self._instances.get(host)
+        return None if it is None or it.state != "terminated" else "preempted" if it.taken_away else "node_fail"
+
+    @property
+    def instances(self) -> Sequence[Instance]:
+        """Return what the last look showed."""
+        with self._lock:
+            return list(self._instances.values())
+
+    @property
+    def held(self) -> str:
+        """Return why waiting jobs get no further instance; empty: they get one, or none waits."""
+        if self._breaker.open:
+            return f"{self._breaker.why}; next try in {self._breaker.pause:.0f} s"
+        with self._lock:
+            return self._held
+
+    def start(self) -> None:
+        """Begin to look, and where it leads to act, in a thread of its own."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"fleet-{self.name}", daemon=True)
+            self._thread.start()
+
+    def close(self) -> None:
+        """Stop; the instances go on, until the next leader ends them or their leases run out."""
+        self._closed = True
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.clear()
+            try:
+                pause = self.turn()
+            except Exception:  # the fleet has to outlive whatever a library throws at it
+                logger.exception("%s: the fleet's turn failed", self.name)
+                pause = QUIET
+            if not self._closed:
+                self._wake.wait(pause)
+                time.sleep(0.2)  # several jobs that come at once are one turn's work
+
+    def turn(self) -> float:
+        """Look once and act; return the seconds to the next turn. By one thread only."""
+        if not self._record:
+            return QUIET
+        if self._breaker.pause:
+            return self._breaker.pause
+        try:
+            if self._cloud is None:
+                self._cloud = self._open_cloud()
+            self._look(self._cloud)
+            self._visit_all()
+            busy = self._act(self._cloud) if self.leads else bool(self._use)
+        except SystemUnavailable as error:
+            if self._breaker.failed(str(error)):
+                logger.warning("%s: %s", self.name, error)
+            return max(BUSY, self._breaker.pause)
+        self._breaker.worked()
+        return BUSY if busy else QUIET
+
+    def _look(self, cloud: Cloud) -> None:
+        """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""
+        found = {it.id: it for it in cloud.instances(self._record, self.name)}
+        at = self._clock()
+        with self._lock:
+            self._fresh = {id_: (it, t) for id_, (it, t) in self._fresh.items() if id_ not in found and at - t < SHOWS}
+            found.update((id_, it) for id_, (it, _) in self._fresh.items())
+            self._instances = found
+            for known in (self._use, self._placed, self._visited):
+                for id_ in [id_ for id_ in known if id_ not in found or not found[id_].live]:
+                    del known[id_]
+            self._leaving &= {id_ for id_, it in found.items() if it.state != "terminated"}
+            self._looked = True
+        if self.leads:
+            if self._spend is None:
+                self._spend = Spend(self._folder / "spend")
+            try:
+                self._spend.note(found.values(), self._now())
+            except OSError as error:  # it is known in memory; a start without it counts what EC2 shows
+                logger.warning("%s: cannot note the spend in %s: %s", self.name, self._folder, error.strerror)
+
+    def _visit_all(self) -> None:
+        """Renew the leases, and find out what is on each instance."""
+        at, every = self._clock(), min(60.0, self.options.lease / 6)
+        due: list[tuple[FleetHost, bool]] = []
+        with self._lock:
+            for it in self._instances.values():
+                host = self._host(it) if it.state == "running" else None
+                met = self._met(it.id)
+                if host is not None and at - self._visited.get(it.id, -1e9) >= (every if met else 0.0):
+                    busy = bool(self._use.get(it.id, Use()).taken)
+                    due.append((host, it.id not in self._leaving if self.leads else busy))
+        if not due:
+            return
+        with ThreadPoolExecutor(min(VISITS, len(due))) as pool:
+            answers = list(pool.map(lambda one: self._visit(one[0], renew=one[1]), due))
+        for (host, _), taken in zip(due, answers, strict=True):
+            self._note_visit(host.name, taken)
+
+    def _note_visit(self, id_: str, taken: int | None) -> None:
+        at = self._clock()
+        with self._lock:
+            was = self._use.get(id_, Use())
+            mine = sum(self._placed.get(id_, {}).values())
+            if taken is None:
+                silent = was.silent_since if was.silent_since is not None else at
+                self._use[id_] = Use(taken=None, met=was.met, silent_since=silent)
+                return
+            self._visited[id_] = at
+            idle = None if taken or mine else was.idle_since if was.idle_since is not None else at
+            self._use[id_] = Use(taken=max(taken, mine), met=True, idle_since=idle)
+
+    def _act(self, cloud: Cloud) -> bool:
+        """End and launch as planned; True while something is on its way."""
+        at, now = self._clock(), self._now()
+        with self._lock:
+            instances, use, waiting = list(self._instances.values()), dict(self._use), self._waiting
+        age = {it.id: max(0.0, now - it.launched) for it in instances}
+        assert self._spend is not None
+        spent = self._spend.spent(now, [it.id for it in instances], self.options.price)
+        todo = plan(
+            self.options,
+            instances,
+            use,
+            waiting,
+            now=at,
+            age=age,
+            spent=spent,
+            bumps=self._launcher.bumps,
+        )
+        self._end(cloud, todo.end)
+        for made in self._launcher.launch(cloud, todo.launch, at):
+            with self._lock:
+                self._instances[made.id] = made
+                self._fresh[made.id] = (made, at)
+        with self._lock:
+            self._held = todo.held or (self._launcher.held(at) if todo.launch else "")
+            return bool(waiting or self._leaving or any(not self._met(it.id) for it in instances if it.live))
+
+    def _end(self, cloud: Cloud, ends: Mapping[str, str]) -> None:
+        """Ask for the end of these, and again of all that were asked to end and are not proved to be gone."""
+        for id_, why in ends.items():
+            with self._lock:
+                it = self._instances[id_]
+                if it.live and self._placed.get(id_):
+                    continue  # a job was placed there meanwhile
+                new = id_ not in self._leaving
+                self._leaving.add(id_)
+                use = self._use.get(id_, Use())
+            host = self._host(it) if it.live and use.taken is not None else None
+            if host is not None and self._visit(host, renew=False):  # what ended there meanwhile is to be fetched first
+                with self._lock:
+                    self._leaving.discard(id_)
+                    self._visited.pop(id_, None)
+            elif new:
+                logger.info("%s: ends %s: %s", self.name, id_, why)
+        with self._lock:
+            wanted = [id_ for id_ in self._leaving if self._instances[id_].state not in ("terminated", "shutting-down")]
+        if wanted:
+            for id_, words in cloud.terminate(wanted).items():
+                logger.error("%s: EC2 does not end %s, it costs on: %s", self.name, id_, words)
+
+    def _met(self, id_: str) -> bool:
+        return self._use.get(id_, Use()).met
+
+    def _host(self, it: Instance) -> FleetHost | None:
+        address = it.private if self.options.address == "private" else it.public
+        if not address or not it.launch:
+            return None
+        return FleetHost(
+            name=it.id,
+            address=address,
+            port=self.options.port,
+            user=self.options.user,
+            key=self.options.key,
+            host_key=self._keys.public(it.launch),
+            slots=self.options.slots,
+            renew=renew_command(self.options.folder),
+        )
+
+    def _request(self, launch: str, type_: str) -> Mapping[str, object]:
+        return request(self.options, self._keys, record=self._record, system=self.name, launch=launch, type_=type_)

@@ -287,6 +287,7 @@ class Machines:
         lease_folder.mkdir(parents=True, exist_ok=True)
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         self.up: dict[str, subprocess.Popen[bytes]] = {}
+        self.host_key = ""  # that they show instead of the one that they were given
         self.boots = True  # False: instances run, and nothing answers there
         self._seen: set[str] = set()
         self._stop = threading.Event()
@@ -329,7 +330,7 @@ class Machines:
         for name in ("home", "lib", "bin", "etc"):
             (disk / name).mkdir(parents=True)
         config, script = cloud_config(user_data)
-        (disk / "etc" / "key").write_text(config["ssh_keys"]["ed25519_private"])
+        (disk / "etc" / "key").write_text(self.host_key or config["ssh_keys"]["ed25519_private"])
         (disk / "etc" / "key").chmod(0o600)
         (disk / "etc" / "authorized_keys").write_text("\n".join(config["ssh_authorized_keys"]) + "\n")
         shutdown = disk / "bin" / "shutdown"

@@ -131,19 +131,19 @@ def test_from_a_waiting_job_to_the_end_of_its_instance(cloud: Cloud, tmp_path: P
     (host,) = one.hosts()
     assert (host.name, host.port, host.user) == (id_, PORT, "ec2-user") and host.address.startswith(cloud.net)
     assert host.host_key == HostKeys(host.key).public(f"{cloud.record}.1:a:0")
-    assert one.place(id_, "t1", 1) and not one.place(id_, "t2", 1) and one.place(id_, "t1", 1)
+    assert one.place(id_, 1)
     one.want([])
     one.turn()
     assert cloud.live(record=cloud.record) == [id_]
     ways.usual = 1  # its result was not fetched yet
-    one.left(id_, "t1")
+    one.report({})
     one.turn()
     assert cloud.live(record=cloud.record) == [id_] and id_ in ways.renewed
     ways.usual = 0
     ways.answers.clear()
-    one.left(id_, "t1")
+    one.report({})
     ended(cloud, one)
-    assert not one.place(id_, "t3", 1)
+    assert not one.place(id_, 1)
     assert one.fate(id_) == "node_fail" and one.fate("i-none") is None
     assert cloud.count("RunInstances") == 1
 
@@ -348,10 +348,10 @@ def test_one_that_was_placed_on_meanwhile_is_not_ended(cloud: Cloud, tmp_path: P
     one.turn()
     (id_,) = cloud.live(record=cloud.record)
     one.want([])
-    cloud.on["after DescribeInstances"] = lambda: assert_(one.place(id_, "t", 1))
+    cloud.on["after DescribeInstances"] = lambda: assert_(one.place(id_, 1))
     one.turn()
     assert cloud.live(record=cloud.record) == [id_]
-    one.left(id_, "t")
+    one.report({})
     ended(cloud, one)
 
 

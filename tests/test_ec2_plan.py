@@ -183,7 +183,7 @@ def test_a_minute_is_the_least_and_a_torn_line_is_passed_over(tmp_path: Path) ->
         ({"budget": {"per_hour": -1, "price": PRICES}}, "dollars above 0"),
         ({"user_data": "#cloud-config\n{}"}, "#!/bin/sh"),
         ({"instance_type": []}, "name at least one"),
-        ({"folder": "/a b"}, "absolute path"),
+        ({"lease_folder": "/a b"}, "absolute path"),
         ({"secret": "x"}, "unknown option"),
     ],
 )

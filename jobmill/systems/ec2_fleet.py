@@ -27,11 +27,12 @@ from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_plan import Use, Want, plan
 from jobmill.systems.ec2_request import request
 from jobmill.systems.ec2_spend import Spend
-from jobmill.systems.ec2_user_data import renew_command
+from jobmill.systems.ec2_user_data import ready_command, renew_command
 
 logger = logging.getLogger("jobmill")
 
 BUSY, QUIET = 5.0, 20.0  # seconds between two looks at EC2 while something changes, and while nothing does
+FRESH = 60.0  # seconds for which a look is believed
 SHOWS = 300.0  # seconds in which EC2 shows a launch at last
 VISITS = 16  # instances that are visited at once
 
@@ -48,6 +49,7 @@ class FleetHost:
     host_key: str  # `ssh-ed25519 <base64>`: the only one that is accepted
     slots: int
     renew: str  # shell command that renews the lease; succeeds once the instance is ready
+    ready: str  # shell command that only tells whether it is ready
 
 
 class Visit(Protocol):
@@ -71,7 +73,8 @@ class Fleet:
         keys: HostKeys,
         folder: Path,  # where the spend is kept
         visit: Visit,
-        leads: bool,  # launches and ends; otherwise it only looks, and renews where jobs are
+        leads: bool = False,  # launches and ends; otherwise it only looks, and renews where jobs are
+        changed: Callable[[], None] = lambda: None,  # called by the thread when there is something new to see
         cloud: Callable[[], Cloud] | None = None,
         clock: Callable[[], float] = time.monotonic,
         now: Callable[[], float] = time.time,
@@ -83,6 +86,7 @@ class Fleet:
         self._visit = visit
         self._clock, self._now = clock, now
         self._folder = folder
+        self._changed = changed
         self._open_cloud = cloud or (
             lambda: Cloud(region=options.region, endpoint_url=options.endpoint_url, profile=options.profile)
         )
@@ -99,11 +103,12 @@ class Fleet:
         self._instances: dict[str, Instance] = {}  # by id: the last look
         self._fresh: dict[str, tuple[Instance, float]] = {}  # launched by us, and not shown yet; with the time
         self._use: dict[str, Use] = {}
-        self._placed: dict[str, dict[str, int]] = {}  # instance -> token -> slots: launches that this process made
+        self._placed: dict[str, int] = {}  # instance -> slots by launches of this process
+        self._missing: dict[str, float] = {}  # instances that were asked for and not shown, since when
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
         self._visited: dict[str, float] = {}
         self._held = ""
-        self._looked = False
+        self._looked = -1e9  # when EC2 last answered
 
     def serve(self, record: str) -> None:
         """Say whose instances these are; without it nothing is looked at, and nothing touched."""
@@ -126,30 +131,47 @@ class Fleet:
             ready = [it for it in self._instances.values() if it.live and self._met(it.id)]
         return [host for it in ready if (host := self._host(it)) is not None]
 
-    def place(self, host: str, token: str, slots: int) -> bool:
-        """Take slots of an instance for a launch; False: it is full, or about to be ended."""
+    def place(self, host: str, slots: int) -> bool:
+        """Note a launch on an instance, before it is sent there; False: it is about to be ended, or does not answer."""
         with self._lock:
-            it, use = self._instances.get(host), self._use.get(host)
-            if it is None or not it.live or host in self._leaving or use is None or use.taken is None:
+            it, use = self._instances.get(host), self._use.get(host, Use())
+            if it is None or not it.live or host in self._leaving or use.taken is None:
                 return False
-            mine = self._placed.setdefault(host, {})
-            if token not in mine and sum(mine.values()) + slots > self.options.slots:
-                return False
-            mine[token] = slots
-            self._use[host] = Use(taken=max(use.taken, sum(mine.values())), met=True)
+            self._placed[host] = self._placed.get(host, 0) + slots
+            self._use[host] = Use(taken=max(use.taken, self._placed[host]), met=True)
             return True
 
-    def left(self, host: str, token: str) -> None:
-        """Give the slots of a launch back: it ended, or never began."""
+    def report(self, used: Mapping[str, int]) -> None:
+        """Say how many slots the launches of this process take on each instance now; what is not named takes none."""
         with self._lock:
-            self._placed.get(host, {}).pop(token, None)
-            self._visited.pop(host, None)  # the next visit tells whether it is idle now
+            for id_ in [id_ for id_, slots in self._placed.items() if used.get(id_, 0) < slots]:
+                self._visited.pop(id_, None)  # the next visit tells whether it is idle now
+            self._placed = {id_: slots for id_, slots in used.items() if slots}
 
     def fate(self, host: str) -> str | None:
         """Return ``preempted`` or ``node_fail`` for an instance that is proved to be gone, else None."""
         with self._lock:
             it = self._instances.get(host)
-        return None if it is None or it.state != "terminated" else "preempted" if it.taken_away else "node_fail"
+            if it is None:  # EC2 shows what has ended for an hour; that it shows nothing has to last
+                missing = self._missing.setdefault(host, self._clock())
+                fresh = self._clock() - self._looked < FRESH
+                return "node_fail" if fresh and self._clock() - missing >= FRESH else None
+        return None if it.state != "terminated" else "preempted" if it.taken_away else "node_fail"
+
+    def words(self, host: str) -> str:
+        """Return what EC2 says of why an instance is as it is."""
+        with self._lock:
+            it = self._instances.get(host)
+        return "" if it is None else it.words or it.reason or it.state
+
+    @property
+    def whole(self) -> bool:
+        """True when what is on none of `hosts` is nowhere: EC2 was asked just now, and each instance answers."""
+        with self._lock:
+            live = [it.id for it in self._instances.values() if it.live or it.state == "shutting-down"]
+            return self._clock() - self._looked < FRESH and all(
+                self._use.get(id_, Use()).taken is not None for id_ in live
+            )
 
     @property
     def instances(self) -> Sequence[Instance]:
@@ -187,6 +209,7 @@ class Fleet:
                 logger.exception("%s: the fleet's turn failed", self.name)
                 pause = QUIET
             if not self._closed:
+                self._changed()
                 self._wake.wait(pause)
                 time.sleep(0.2)  # several jobs that come at once are one turn's work
 
@@ -217,11 +240,13 @@ class Fleet:
             self._fresh = {id_: (it, t) for id_, (it, t) in self._fresh.items() if id_ not in found and at - t < SHOWS}
             found.update((id_, it) for id_, (it, _) in self._fresh.items())
             self._instances = found
-            for known in (self._use, self._placed, self._visited):
+            for id_ in self._missing.keys() & found.keys():
+                del self._missing[id_]
+            for known in (self._use, self._visited):
                 for id_ in [id_ for id_ in known if id_ not in found or not found[id_].live]:
                     del known[id_]
             self._leaving &= {id_ for id_, it in found.items() if it.state != "terminated"}
-            self._looked = True
+            self._looked = at
         if self.leads:
             if self._spend is None:
                 self._spend = Spend(self._folder / "spend")
@@ -252,7 +277,7 @@ class Fleet:
         at = self._clock()
         with self._lock:
             was = self._use.get(id_, Use())
-            mine = sum(self._placed.get(id_, {}).values())
+            mine = self._placed.get(id_, 0)
             if taken is None:
                 silent = was.silent_since if was.silent_since is not None else at
                 self._use[id_] = Use(taken=None, met=was.met, silent_since=silent)
@@ -326,7 +351,8 @@ class Fleet:
             key=self.options.key,
             host_key=self._keys.public(it.launch),
             slots=self.options.slots,
-            renew=renew_command(self.options.folder),
+            renew=renew_command(self.options.lease_folder),
+            ready=ready_command(self.options.lease_folder),
         )
 
     def _request(self, launch: str, type_: str) -> Mapping[str, object]:

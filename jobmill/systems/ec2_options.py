@@ -12,6 +12,10 @@ from jobmill.errors import ConfigError, nearest
 from jobmill.systems.ec2_user_data import FOLDER
 
 T = TypeVar("T")
+OF_HOSTS = (  # options of an `ssh` system that hold here, too
+    *("python", "folder", "kill_grace", "path", "shell", "env", "paths"),
+    *("connect_timeout", "keepalive", "proxy_jump", "proxy_command", "ssh_config"),
+)
 RESERVED = ("jobmill:", "aws:")  # beginnings of tags that are not the site's
 
 
@@ -50,14 +54,15 @@ class Ec2Options:
     budget: Budget | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     user_data: str | None = None  # a script of the site's, run as root before the first job
-    folder: str = FOLDER  # on the instance
+    lease_folder: str = FOLDER  # on the instance
+    host: Mapping[str, Any] = field(default_factory=dict)  # what is said of each as a host of SSH
 
     @classmethod
     def of(cls, name: str, options: Mapping[str, Any]) -> Ec2Options:
         """Check a mapping; raise ConfigError with the place, what is wrong and what to do."""
         where = f"systems.{name}"
-        given = dict(options)
-        known = [*(key for key in cls.__dataclass_fields__ if key != "types"), "instance_type"]
+        given = {key: value for key, value in options.items() if key not in OF_HOSTS}
+        known = [*(key for key in cls.__dataclass_fields__ if key not in ("types", "host")), "instance_type", *OF_HOSTS]
         for key in given:
             if key not in known:
                 raise ConfigError(
@@ -83,7 +88,7 @@ class Ec2Options:
             "budget": _budget,
             "tags": _tags,
             "user_data": _script,
-            "folder": _folder,
+            "lease_folder": _folder,
         }
         values: dict[str, Any] = {}
         for key, value in given.items():
@@ -93,6 +98,7 @@ class Ec2Options:
                 values["types" if key == "instance_type" else key] = checks[key](value)
             except ValueError as bad:
                 raise ConfigError(f"{where}.{key}: {bad}") from None
+        values["host"] = {key: value for key, value in options.items() if key in OF_HOSTS}
         found = cls(**values)
         if found.max_price is not None and not found.spot:
             raise ConfigError(f"{where}.max_price: is for spot instances; add spot: true")

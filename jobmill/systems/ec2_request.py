@@ -37,7 +37,7 @@ def request(
     }
     tagged = [{"Key": key, "Value": value} for key, value in tags.items()]
     script = user_data(
-        keys, launch, user=options.user, lease=int(options.lease), script=options.user_data, folder=options.folder
+        keys, launch, user=options.user, lease=int(options.lease), script=options.user_data, folder=options.lease_folder
     )
     assert len(script.encode()) <= MOST  # the site's part is bounded by its option
     found: dict[str, Any] = {

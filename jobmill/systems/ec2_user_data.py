@@ -12,14 +12,16 @@ from pathlib import Path
 
 from jobmill.systems.ec2_host_key import HostKeys
 
-FOLDER = "/var/lib/jobmill"  # on the instance: the lease's script, and `lease/`, which belongs to the user
+FOLDER = "/run/jobmill"  # on the instance: the lease's script, and `lease/`, which belongs to the user
+# It is gone after a reboot, and with it the word that the instance is ready, which is written once: one that was
+# booted anew gets no job any more, and is ended.
 MOST = 16384  # bytes of user data that EC2 takes
 LEASE_SCRIPT = Path(__file__).with_name("ec2_lease.sh").read_text()
 
 # A unit that is started again when killed; without systemd a session of its own. `--no-block`, no default dependencies:
 # this is a part of the boot that such a unit would wait for.
 START = """\
-mkdir -p "$1" && printf %s "$2" >"$1/lease.sh" || exit 1
+mkdir -p "$1/lease" && printf %s "$2" >"$1/lease.sh" || exit 1
 systemd-run --no-block --unit=jobmill-lease --property=DefaultDependencies=no --property=Restart=always \
   --property=OOMScoreAdjust=-1000 /bin/sh "$1/lease.sh" "$1" "$3" "$4" ||
   setsid /bin/sh "$1/lease.sh" "$1" "$3" "$4" </dev/null >>"$1/lease.log" 2>&1 &
@@ -55,4 +57,9 @@ def user_data(
 
 def renew_command(folder: str = FOLDER) -> str:
     """Return the shell command that renews the lease and succeeds once the instance is ready for jobs."""
-    return f": >{folder}/lease/renew && test -e {folder}/lease/ready"
+    return f": >{folder}/lease/renew && {ready_command(folder)}"
+
+
+def ready_command(folder: str = FOLDER) -> str:
+    """Return the shell command that succeeds once the instance is ready for jobs."""
+    return f"test -e {folder}/lease/ready"

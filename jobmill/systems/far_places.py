@@ -32,6 +32,10 @@ class Places:
         """Return the host on which a launch was seen."""
         return self._hosts.get(self._known.get(token, ""))
 
+    def name(self, token: Token) -> str | None:
+        """Return the name of the host on which a launch was seen, also of one that has gone since."""
+        return self._known.get(token)
+
     def forget(self, tokens: Sequence[Token]) -> None:
         """Keep no longer in mind where these are."""
         for token in tokens:

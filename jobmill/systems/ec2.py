@@ -1,0 +1,372 @@
+"""The `ec2` system: a fleet of instances, each of which is a host as the `ssh` system knows it.
+
+Instances come and go by the fleet's thread; this side takes up those that are ready, and lets go of those that are
+gone. Which launch was on an instance that is gone is noted when it is sent, so that its end has a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jobmill.errors import ConfigError, SystemUnavailable
+from jobmill.systems import launch_token, run_folder, ssh_config
+from jobmill.systems.ec2_check import check_fleet
+from jobmill.systems.ec2_fleet import Fleet, FleetHost
+from jobmill.systems.ec2_host_key import HostKeys
+from jobmill.systems.ec2_options import Ec2Options
+from jobmill.systems.ec2_placed import Placed
+from jobmill.systems.ec2_plan import Want
+from jobmill.systems.ec2_visit import Visits
+from jobmill.systems.far_host import FarHost
+from jobmill.systems.ssh import PATIENCE, SshSystem
+from jobmill.systems.ssh_host import OPTIONS as LOGIN
+from jobmill.systems.ssh_host import SshHost
+from jobmill.systems.ssh_link import SshLink
+from jobmill.systems.system import (
+    Check,
+    End,
+    ExitInfo,
+    ExitStatus,
+    Handle,
+    Launch,
+    NativeState,
+    Observation,
+    Settled,
+    Start,
+    Submission,
+    SubmitError,
+    SubmitFailure,
+    Token,
+    Unwatched,
+)
+
+logger = logging.getLogger("jobmill")
+
+FATES = {"preempted": "EC2 took its spot instance back", "node_fail": "its instance is gone"}
+
+
+class Ec2System(SshSystem):
+    """Instances of EC2, started when jobs wait."""
+
+    kind: ClassVar[str] = "ec2"
+
+    def __init__(self, *, name: str, options: Ec2Options, spool: Path, paths: Mapping[str, str]) -> None:
+        """Asks nobody; the fleet begins with `lead`, or with the first question."""
+        super().__init__(name=name, hosts=(), spool=spool, paths=paths)
+        self.options = options
+        self._spool = spool
+        self._folder = spool / "ec2" / name
+        self._placed = Placed(self._folder / "placed")
+        self._record = ""
+        self._keys: HostKeys | None = None
+        self._fleet: Fleet | None = None
+        self._visits: Visits | None = None
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._news, select.EPOLLIN)
+
+    @classmethod
+    def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> Ec2System:
+        """Make the system from its mapping; raise ConfigError for an unknown option or a value that cannot be."""
+        where = f"systems.{name}"
+        found = Ec2Options.of(name, options)
+        hosts = {"host": "localhost", **found.host}
+        _, paths = ssh_config.hosts_of(name, hosts, Path(spool))  # checks what holds for each instance
+        if "paths" in hosts and not isinstance(hosts["paths"], Mapping):
+            raise ConfigError(f"{where}.paths: write a mapping of folders here to folders there")
+        return cls(name=name, options=found, spool=Path(spool), paths=paths)
+
+    @classmethod
+    def limits(cls, slots: int | None, limit: int | None, options: Mapping[str, Any]) -> Mapping[str, int | None]:
+        """In line there or running; ``slots`` is of one instance, and how many there are is the fleet's business."""
+        return {"queue": limit}
+
+    # Launching: for the one process that leads the lane.
+
+    def lead(self) -> bool:
+        """Try to lead; whoever does has the fleet launch and end instances from then on."""
+        if not super().lead():
+            return False
+        fleet = self._begun()
+        if not fleet.leads:
+            with contextlib.suppress(OSError):
+                self._placed.led(self._since)
+            fleet.leads = True
+            with contextlib.suppress(OSError):  # a cache: without it the first job tells
+                self._serve((self._folder / "record").read_text().strip())
+        return True
+
+    def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
+        """Put launches in line for an instance; never blocks, asks nobody."""
+        answers: dict[int, Handle | SubmitError] = {}
+        fit: list[Submission] = []
+        for i, it in enumerate(submissions):
+            if it.cpus > self.options.slots:
+                words = f"it takes {it.cpus} slots, an instance of {self.name} has {self.options.slots}"
+                answers[i] = SubmitError(failure=SubmitFailure.PERMANENT, message=words)
+            else:
+                fit.append(it)
+        if fit:
+            self._serve(_record(fit[0].token), keep=True)
+        others = iter(super().submit(fit))
+        return [answers[i] if i in answers else next(others) for i in range(len(submissions))]
+
+    def ends(self) -> Sequence[Start | End | Unwatched]:
+        """Return starts and ends since the last call; takes up instances that are ready by now."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._news)
+        self._follow()
+        return super().ends()
+
+    def withdraw(self, tokens: Sequence[Token]) -> None:
+        """As any host's; what is out of line wants no instance any more."""
+        super().withdraw(tokens)
+        self._say()
+
+    def close(self) -> None:
+        """Leave. The instances go on; whoever leads next, or their leases, end them."""
+        if self._fleet is not None:
+            self._fleet.close()
+        if self._visits is not None:
+            self._visits.close()
+        super().close()
+        if self._news >= 0:
+            os.close(self._news)
+            self._news = -1
+
+    def _begin(self, submissions: Sequence[Submission]) -> None:
+        """Nothing: instances are begun when they are ready."""
+
+    def _send(self) -> None:
+        super()._send()
+        self._say()
+
+    def _say(self) -> None:
+        """Tell the fleet who waits, and where our launches are."""
+        if self._fleet is not None:
+            self._fleet.report({host.name: host.used for host in self.hosts.values()})
+            self._fleet.want([Want(intent=it.token.rpartition(":")[0], slots=max(1, it.cpus)) for it, _ in self._line])
+
+    def _host_for(self, it: Submission, used: int) -> FarHost | None:
+        """Return the fullest instance with room, so that others fall idle; nothing is sent ahead of a free slot."""
+        cpus = max(1, it.cpus)
+        mine = [host for host in self.hosts.values() if it.place in (None, host.name)]
+        for host in sorted(mine, key=lambda host: -host.used):
+            if host.has_room(cpus, ahead=False) and self._begun().place(host.name, cpus):
+                try:
+                    self._placed.note([(it.token, host.name)])
+                except OSError as error:
+                    logger.warning("%s: cannot note where %s runs: %s", self.name, it.token, error.strerror)
+                return host
+        return None
+
+    def _give_back(self) -> None:
+        """Give back what waits while EC2, or the budget, gives no instance; a boot is waited for."""
+        fleet = self._begun()
+        if any(host.ready for host in self.hosts.values()):
+            return
+        held = fleet.held
+        late = time.monotonic() - (PATIENCE if held else self.options.boot + PATIENCE)
+        record = run_folder.never_started("unreachable", held or "no instance came up")
+        while self._line and self._line[0][1] < late:
+            self._notices.append(End(token=self._line.popleft()[0].token, exit=record))
+
+    def _follow(self) -> None:
+        """Take up the instances that are ready, let go of those that are gone."""
+        there = {host.name: host for host in self._begun().hosts()}
+        for id_ in [id_ for id_ in self.hosts if id_ not in there]:
+            host = self.hosts.pop(id_)
+            self._notices += host.receive()
+            self._notices += [Unwatched(token=token) for token in host.taken]  # polls tell what came of them
+            if host.channel is not None:
+                with contextlib.suppress(OSError, ValueError):
+                    self._epoll.unregister(host.channel.fileno())
+            host.close()
+        for id_, one in there.items():
+            if id_ not in self.hosts:
+                host = ssh_config.host(self.name, id_, self._options_of(one), f"systems.{self.name}", self._spool)
+                self.hosts[id_] = host
+                if self._begun().leads:
+                    self._epoll.register(host.begin(self._record).fileno(), select.EPOLLIN)
+
+    # Looking: from any process.
+
+    def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        """Ask the instances; what is on none of them is absent only when EC2, too, knows of no other."""
+        self._asked_for(handles)
+        seen = dict(super().status(handles))
+        with contextlib.suppress(OSError):
+            known = {_token(h): self._places.name(_token(h)) for h, it in seen.items() if it.alive}
+            self._placed.note([(token, id_) for token, id_ in known.items() if id_])
+        fleet = self._begun()
+        whole, held = fleet.whole, fleet.held
+        for handle in handles:
+            look = seen.get(handle)
+            if look is not None and look.state is NativeState.SUBMITTED and held and look.host is None:
+                seen[handle] = Observation(state=look.state, reason=held)
+            if look is not None and look.state not in (NativeState.ABSENT, NativeState.UNKNOWN):
+                continue
+            id_ = self._placed.of(_token(handle))
+            if id_ is not None and (fate := fleet.fate(id_)):
+                seen[handle] = Observation(state=NativeState.ABSENT, reason=FATES[fate], host=id_)
+            elif not whole:
+                words = (look.reason if look is not None else None) or "not every instance has answered yet"
+                seen[handle] = Observation(state=NativeState.UNKNOWN, reason=words)
+            elif not self.hosts:
+                seen[handle] = Observation(state=NativeState.ABSENT, reason="there is no instance")
+        return seen
+
+    def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        """Return the records of what has ended; what ran on an instance that is gone ended with it."""
+        self._asked_for(handles)
+        found: dict[Handle, ExitInfo] = {}
+        if self.hosts:
+            with contextlib.suppress(SystemUnavailable):  # those that are gone have an answer all the same
+                found.update(super().exit_info(handles))
+        fleet = self._begun()
+        for handle in handles:
+            id_ = self._placed.of(_token(handle))
+            if handle not in found and id_ is not None and (fate := fleet.fate(id_)):
+                found[handle] = ExitInfo(
+                    exit_status=ExitStatus.ABORTED,
+                    reason=fate,
+                    host=id_,
+                    native_id=id_,
+                    evidence=f"EC2: {fleet.words(id_)}",
+                    message=f"{FATES[fate]} ({id_})",
+                )
+        return found
+
+    def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
+        """Adopt what has started; say that one never starts only when no instance can have it, and none had it."""
+        handles = {it.token: it.handle or self.handle_for(it.token) for it in launches}
+        self._asked_for(list(handles.values()))
+        answers: dict[Token, Handle | Settled] = dict.fromkeys(handles, Settled.NOT_STARTED)
+        if self.hosts:
+            answers.update(super().settle(launches))
+        fleet = self._begun()
+        whole = fleet.whole
+        for token, handle in handles.items():
+            id_ = self._placed.of(token)
+            if answers[token] == handle:
+                continue
+            if id_ is not None and id_ not in self.hosts:
+                answers[token] = handle if fleet.fate(id_) else Settled.UNKNOWN  # the next poll tells its end
+            elif not whole:
+                answers[token] = Settled.UNKNOWN
+            elif answers[token] is Settled.NOT_STARTED and id_ is None and self._may_be_gone(handle):
+                answers[token] = Settled.LOST
+        return answers
+
+    def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
+        """Signal every process of each launch; one whose instance is gone is gone."""
+        self._asked_for(handles)
+        gone = dict(super().kill(handles, force=force))
+        fleet = self._begun()
+        whole = fleet.whole
+        for handle in handles:
+            id_ = self._placed.of(_token(handle))
+            if id_ is not None and fleet.fate(id_):
+                gone[handle] = True
+            elif not self.hosts:
+                gone[handle] = whole
+            elif id_ is None:
+                gone[handle] = gone[handle] and whole
+        return gone
+
+    def check(self) -> Sequence[Check]:
+        """Ask EC2 whether it knows us, would launch, and what is there; looks at no instance."""
+        return check_fleet(self.name, self.options, self._folder, self._record)
+
+    def _may_be_gone(self, handle: Handle) -> bool:
+        """Tell whether a launch that nobody noted may have been on an instance that ended since."""
+        since = handle.partition("/")[0]
+        if self._placed.complete(since):
+            return False
+        return any(not it.live and (it.ended or time.time()) >= float(since) for it in self._begun().instances)
+
+    def _asked(self, handles: Sequence[Handle]) -> dict[Token, float]:
+        """As any host's, but none is taken for rebooted: a young instance is young, and a rebooted one is let go."""
+        return dict.fromkeys(super()._asked(handles), -3600.0)
+
+    def _asked_for(self, handles: Sequence[Handle]) -> None:
+        """Begin to look at the instances of the record to which these launches belong."""
+        for handle in handles[:1]:
+            with contextlib.suppress(ValueError):
+                self._serve(_record(_token(handle)))
+        self._follow()
+
+    def _serve(self, record: str, *, keep: bool = False) -> None:
+        if record and record != self._record:
+            self._record = record
+            if keep:
+                with contextlib.suppress(OSError):
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    (self._folder / "record").write_text(record)
+        if record:
+            fleet = self._begun()
+            fleet.serve(record)
+            fleet.start()
+
+    def _begun(self) -> Fleet:
+        """Return the fleet; raises SystemUnavailable where the key file cannot be read."""
+        if self._fleet is None:
+            try:
+                self._keys = HostKeys(self.options.key)
+            except ConfigError as error:
+                raise SystemUnavailable(f"{self.name}: {error}") from error
+            self._visits = Visits(self._link, self._jobs, fetch=self.stages)
+            self._fleet = Fleet(
+                name=self.name,
+                options=self.options,
+                keys=self._keys,
+                folder=self._folder,
+                visit=self._visits,
+                changed=self._wake,
+            )
+        return self._fleet
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):
+            os.eventfd_write(self._news, 1)
+
+    def _jobs(self) -> str:
+        return f"{self.options.host.get('folder') or '.jobmill'}/spool/{self._record}/jobs"
+
+    def _link(self, host: FleetHost) -> SshLink:
+        given = {key: value for key, value in self._options_of(host).items() if key in LOGIN}
+        return SshLink(SshHost.of(host.name, given, f"systems.{self.name}"), self._spool / "ssh")
+
+    def _options_of(self, host: FleetHost) -> dict[str, Any]:
+        """Return an instance as an entry of an ssh system's ``hosts``; its key is the only one that is known."""
+        known = self._folder / "known_hosts" / host.name
+        name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
+        line = f"{name} {host.host_key}\n"
+        if not known.exists() or known.read_text() != line:
+            known.parent.mkdir(parents=True, exist_ok=True)
+            new = known.with_name(f"{known.name}.{os.getpid()}.{time.monotonic_ns()}")
+            new.write_text(line)
+            new.replace(known)
+        given = {key: value for key, value in self.options.host.items() if key != "paths"}
+        return given | {
+            "host": host.address,
+            "port": host.port,
+            "user": host.user,
+            "keys": [str(host.key)],
+            "known_hosts": [str(known)],
+            "slots": host.slots,
+        }
+
+
+def _token(handle: Handle) -> Token:
+    return handle.partition("/")[2]
+
+
+def _record(token: Token) -> str:
+    return launch_token.record_and_arrival(launch_token.life_of(token))[0]

@@ -1,0 +1,70 @@
+"""A visit to an instance: renews its lease and counts what is there, by one command over its SSH connection."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Callable
+
+from jobmill.errors import ConfigError, SystemUnavailable
+from jobmill.systems.ec2_fleet import FleetHost
+from jobmill.systems.ssh_link import SshLink
+
+DEADLINE = 10.0  # seconds
+ANSWER = b"jobmill-taken "
+# $1: the folder of run folders, $2: whether results count until they were fetched. A launch that was sealed left none.
+COUNT = """\
+n=0
+cd "$1" 2>/dev/null && for f in ./*/run.*/run; do
+  [ -f "$f" ] || continue
+  [ -e "${f%run}fetched" ] && continue
+  if grep -q ' end$' "$f"; then
+    [ "$2" = fetch ] && ! grep -q '^sealed ' "$f" || continue
+  fi
+  n=$((n+1))
+done
+echo "jobmill-taken $n"
+"""
+
+
+class Visits:
+    """Visits every instance over a link of its own; one instance at a time for each, several beside one another."""
+
+    def __init__(self, link: Callable[[FleetHost], SshLink], jobs: Callable[[], str], *, fetch: bool) -> None:
+        """``jobs``: the folder of run folders there; ``fetch``: results that nobody fetched keep an instance."""
+        self._link, self._jobs, self._fetch = link, jobs, fetch
+        self._links: dict[str, SshLink] = {}
+
+    def __call__(self, host: FleetHost, *, renew: bool) -> int | None:
+        """Return how many launches are there; None: no answer within `DEADLINE`, or it is not ready yet."""
+        ready = host.renew if renew else host.ready
+        words = ["/bin/sh", "-c", f"{{ {ready}; }} || exit 1\n{COUNT}", "jobmill", self._jobs()]
+        try:
+            if host.name not in self._links:
+                self._links[host.name] = self._link(host)
+            return self._ask(self._links[host.name], shlex.join([*words, "fetch" if self._fetch else "run"]))
+        except (SystemUnavailable, ConfigError, OSError, ValueError):
+            return None
+
+    def _ask(self, link: SshLink, command: str) -> int | None:
+        until = time.monotonic() + DEADLINE
+        data = b""
+        with link.open(command) as sock:
+            while True:
+                sock.settimeout(max(0.01, until - time.monotonic()))
+                part = sock.recv(65536)
+                if not part:
+                    break
+                data += part
+        first, _, rest = data.partition(b"\n")
+        if not json.loads(first).get("ok"):
+            return None
+        _, found, number = rest.rpartition(ANSWER)
+        return int(number) if found else None
+
+    def close(self) -> None:
+        """Let go of all links."""
+        for link in self._links.values():
+            link.close()
+        self._links.clear()

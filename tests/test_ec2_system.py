@@ -1,0 +1,279 @@
+"""The ec2 system from launch to end: moto, and machines that are booted from the user data and answer over SSH."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ec2world import CREDENTIALS, IMAGE, PORT, REGION, Cloud, Machines, cloud_in, remove, until
+
+from jobmill.jobs.registry import class_for, job_class
+from jobmill.jobs.spec import JobSpec
+from jobmill.systems import registry
+from jobmill.systems.ec2 import Ec2System
+from jobmill.systems.system import (
+    End,
+    ExitInfo,
+    ExitStatus,
+    Launch,
+    NativeState,
+    Settled,
+    Start,
+    Submission,
+    SubmitError,
+    SubmitFailure,
+    Unwatched,
+)
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@dataclasses.dataclass
+class World:
+    """A cloud with machines, and systems that use it."""
+
+    cloud: Cloud
+    machines: Machines
+    folder: Path
+    systems: list[Ec2System] = dataclasses.field(default_factory=list)
+
+    def system(self, spool: str = "spool", **more: Any) -> Ec2System:
+        """Make a system, as a process of its own would; the lease and the times are short."""
+        lease = more.pop("lease", 60)
+        given = {
+            "image": IMAGE,
+            "instance_type": "t3.micro",
+            "key": str(self.cloud.folder / "id"),
+            "region": REGION,
+            "endpoint_url": self.cloud.url,
+            "subnet": self.cloud.subnet,
+            "port": PORT,
+            "user": "root",
+            "max_instances": 2,
+            "idle": 0,
+            "lease_folder": str(self.folder / "run"),
+            **more,
+        }
+        made = registry.system_class("ec2").build("aws", given, self.folder / spool)
+        assert isinstance(made, Ec2System)
+        made.options = dataclasses.replace(made.options, lease=lease)
+        self.systems.append(made)
+        return made
+
+    def token(self, name: str, run: int = 1) -> str:
+        return f"{self.cloud.record}.1:{name}:{run}"
+
+    def submission(self, name: str, command: str, **more: Any) -> Submission:
+        return Submission(token=self.token(name), job_id=name, run=1, argv=("/bin/sh", "-c", command), **more)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
+    with cloud_in(tmp_path_factory.mktemp("ec2")) as cloud:
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", cloud.folder / "id"], check=True)
+        yield cloud
+
+
+@pytest.fixture
+def world(whole: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for key, value in CREDENTIALS.items():
+        monkeypatch.setenv(key, value)
+    whole.forget()
+    machines = Machines(whole, tmp_path / "machines", tmp_path / "run")
+    made = World(whole, machines, tmp_path)
+    yield made
+    for system in made.systems:
+        system.close()
+    machines.close()
+    remove(tmp_path)
+
+
+class Notices:
+    """What a system pushed, gathered while something is waited for."""
+
+    def __init__(self, system: Ec2System) -> None:
+        self.system = system
+        self.starts: dict[str, Start] = {}
+        self.ends: dict[str, ExitInfo] = {}
+        self.unwatched: list[str] = []
+
+    def look(self) -> None:
+        for it in self.system.ends():
+            if isinstance(it, Start):
+                self.starts[it.token] = it
+            elif isinstance(it, End):
+                self.ends[it.token] = ExitInfo.from_json(it.exit)
+            elif isinstance(it, Unwatched):
+                self.unwatched.append(it.token)
+
+    def until(self, true: Any, seconds: float = 60.0) -> None:
+        def check() -> bool:
+            self.look()
+            return bool(true())
+
+        until(check, seconds, 0.05)
+
+
+def test_launch_run_collect_and_terminate(world: World) -> None:
+    system = world.system()
+    assert system.lead()
+    told = Notices(system)
+    began = time.monotonic()
+    (handle,) = system.submit([world.submission("a", "echo hello; echo $JOBMILL_JOB_ID; exit 3")])
+    assert time.monotonic() - began < 1.0 and isinstance(handle, str)
+    told.until(lambda: told.ends)
+    end = told.ends[world.token("a")]
+    assert (end.exit_status, end.exit_value) == (ExitStatus.FINISHED_REGULARLY, 3)
+    (id_,) = world.cloud.live(record=world.cloud.record)
+    other = world.system()  # a fetcher, which only looks
+    until(lambda: other.exit_info([handle]), 30, 0.3)
+    assert other.logs(handle, "stdout", 0) == b"hello\na\n"
+    told.until(lambda: not world.cloud.live(record=world.cloud.record))
+    until(lambda: id_ not in world.machines.up)
+    until(lambda: other.status([handle])[handle].state is NativeState.ABSENT, 40, 0.3)  # nobody remembers it any more
+    assert world.cloud.count("RunInstances") == 1
+
+
+def test_an_idle_instance_takes_the_next_job_and_two_slots_take_two(world: World) -> None:
+    system = world.system(idle=60, slots=2)
+    assert system.lead()
+    told = Notices(system)
+    system.submit([world.submission(name, "sleep 1") for name in "ab"])
+    told.until(lambda: len(told.ends) == 2)
+    system.submit([world.submission(name, "true") for name in "cdef"])
+    told.until(lambda: len(told.ends) == 6)
+    assert world.cloud.count("RunInstances") == 1
+    assert all(info.exit_value == 0 for info in told.ends.values())
+    refused, taken = system.submit([world.submission("g", "true", cpus=3), world.submission("h", "true")])
+    assert isinstance(refused, SubmitError) and refused.failure is SubmitFailure.PERMANENT
+    assert "has 2" in refused.message and isinstance(taken, str)
+    told.until(lambda: world.token("h") in told.ends)
+
+
+def test_an_instance_that_ec2_took_back_preempts_its_job(world: World) -> None:
+    system = world.system(spot=True)
+    assert system.lead()
+    told = Notices(system)
+    (handle,) = system.submit([world.submission("a", "sleep 600")])
+    told.until(lambda: told.starts)
+    other = world.system()
+    until(lambda: other.status([str(handle)])[str(handle)].state is NativeState.RUNNING, 30, 0.3)
+    (id_,) = world.cloud.live(record=world.cloud.record)
+    world.cloud.take_away(id_)
+    told.until(lambda: told.unwatched == [world.token("a")])
+
+    def seen() -> ExitInfo | None:
+        return other.exit_info([str(handle)]).get(str(handle))
+
+    until(seen, 40, 0.3)
+    info = seen()
+    assert info is not None and info.reason == "preempted" and info.host == id_
+    assert info.evidence is not None and "Server.SpotInstanceTermination" in info.evidence
+    assert other.kill([str(handle)], force=True) == {str(handle): True}
+    assert not world.machines.up
+
+
+def test_a_host_with_another_key_is_not_talked_to(world: World, tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "other"], check=True)
+    world.machines.host_key = (tmp_path / "other").read_text()
+    system = world.system()
+    assert system.lead()
+    told = Notices(system)
+    (handle,) = system.submit([world.submission("a", "true")])
+    until(lambda: world.machines.up)
+    time.sleep(8)
+    told.look()
+    assert system.hosts == {} and not told.starts
+    assert system.status([str(handle)])[str(handle)].state is NativeState.SUBMITTED
+    (id_,) = world.machines.up
+    assert "Accepted" not in (world.machines.folder(id_) / "sshd.log").read_text()
+
+
+def test_a_leader_that_is_gone_leaves_an_instance_that_ends_itself(world: World) -> None:
+    system = world.system(lease=4, idle=300)
+    assert system.lead()
+    told = Notices(system)
+    system.submit([world.submission("a", "sleep 600")])
+    told.until(lambda: told.starts)
+    time.sleep(5)
+    told.look()
+    assert world.cloud.live(record=world.cloud.record)  # it is renewed
+    system.close()
+    until(lambda: not world.cloud.live(record=world.cloud.record), 40)
+    until(lambda: not world.machines.up)
+
+
+def test_who_leads_next_adopts_what_runs_and_ends_the_rest(world: World) -> None:
+    first = world.system(idle=300)
+    assert first.lead()
+    told = Notices(first)
+    (handle,) = first.submit([world.submission("a", "sleep 8; echo done")])
+    told.until(lambda: told.starts)
+    first.close()
+    second = world.system(idle=0)
+    assert second.lead()  # knows the record from before
+    answers: dict[str, Any] = {}
+
+    def settled() -> bool:
+        second.ends()
+        launches = [Launch(token=world.token("a"), handle=str(handle)), Launch(token=world.token("b"))]
+        answers.update(second.settle(launches))
+        return Settled.UNKNOWN not in answers.values()
+
+    until(settled, 30, 0.3)
+    assert answers == {world.token("a"): handle, world.token("b"): Settled.NOT_STARTED}
+    until(lambda: second.exit_info([str(handle)]), 30, 0.3)
+    assert second.logs(str(handle), "stdout", 0) == b"done\n"
+    later = Notices(second)
+    later.until(lambda: not world.cloud.live(record=world.cloud.record))
+    assert world.cloud.count("RunInstances") == 1
+
+
+def test_what_waits_while_there_is_no_capacity_is_given_back_with_the_reason(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobmill.systems.ec2.PATIENCE", 0.5)
+    world.cloud.fails["RunInstances"] = ["InstanceLimitExceeded"] * 9
+    system = world.system()
+    assert system.lead()
+    told = Notices(system)
+    (handle,) = system.submit([world.submission("a", "true")])
+    until(lambda: "InstanceLimitExceeded" in (system.status([str(handle)])[str(handle)].reason or ""), 30, 0.2)
+    told.until(lambda: told.ends)
+    info = told.ends[world.token("a")]
+    assert info.reason == "unreachable" and info.message is not None and "current instance limit" in info.message
+
+
+def test_a_job_that_is_withdrawn_before_its_instance_is_up_lets_it_go(world: World) -> None:
+    system = world.system()
+    assert system.lead()
+    told = Notices(system)
+    world.machines.boots = False
+    system.submit([world.submission("a", "true")])
+    until(lambda: world.cloud.live(record=world.cloud.record))
+    system.withdraw([world.token("a")])
+    told.until(lambda: told.ends)
+    assert told.ends[world.token("a")].reason == "withdrawn"
+    world.machines.boots = True
+    told.until(lambda: not world.cloud.live(record=world.cloud.record))
+
+
+def test_its_job_class_and_its_checks(world: World, tmp_path: Path) -> None:
+    system = world.system(budget={"per_day": 5, "price": {"t3.micro": 0.0104}})
+    assert class_for(None, "ec2") is job_class("EC2")
+    spec = JobSpec.from_canonical('{"command":"true","ClassType":"EC2"}')
+    job = class_for("EC2", "ec2")(spec, job_id="a", run=1, record="r.1", system=system, spool=tmp_path)
+    assert job.prepare().argv == ("/bin/sh", "-c", "true")
+    checks = {check.name: check for check in system.check()}
+    assert all(check.ok for check in checks.values()), checks
+    assert "dry run" in checks["launch"].detail and "$0 in the last 24 hours" in checks["spend"].detail
+    world.cloud.fails["RunInstances"] = ["UnauthorizedOperation"]
+    assert not {check.name: check for check in system.check()}["launch"].ok
+    nobody = world.system(key=str(tmp_path / "none"))
+    (check,) = nobody.check()
+    assert not check.ok and "private key" in check.detail

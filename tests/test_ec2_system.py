@@ -120,7 +120,7 @@ class Notices:
 
 
 def test_launch_run_collect_and_terminate(world: World) -> None:
-    system = world.system()
+    system = world.system(idle=8)
     assert system.lead()
     told = Notices(system)
     began = time.monotonic()
@@ -195,12 +195,12 @@ def test_a_host_with_another_key_is_not_talked_to(world: World, tmp_path: Path) 
 
 
 def test_a_leader_that_is_gone_leaves_an_instance_that_ends_itself(world: World) -> None:
-    system = world.system(lease=4, idle=300)
+    system = world.system(lease=8, idle=300)
     assert system.lead()
     told = Notices(system)
     system.submit([world.submission("a", "sleep 600")])
     told.until(lambda: told.starts)
-    time.sleep(5)
+    time.sleep(12)
     told.look()
     assert world.cloud.live(record=world.cloud.record)  # it is renewed
     system.close()

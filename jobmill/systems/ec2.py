@@ -200,7 +200,13 @@ class Ec2System(SshSystem):
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Ask the instances; what is on none of them is absent only when EC2, too, knows of no other."""
         self._asked_for(handles)
-        seen = dict(super().status(handles))
+        seen: dict[Handle, Observation] = {}
+        words = "not every instance has answered yet"
+        try:
+            seen.update(super().status(handles))
+        except SystemUnavailable as error:  # perhaps they are gone, which is EC2's to say
+            words = str(error)
+            self._begun().hurry()
         with contextlib.suppress(OSError):
             known = {_token(h): self._places.name(_token(h)) for h, it in seen.items() if it.alive}
             self._placed.note([(token, id_) for token, id_ in known.items() if id_])
@@ -216,8 +222,8 @@ class Ec2System(SshSystem):
             if id_ is not None and (fate := fleet.fate(id_)):
                 seen[handle] = Observation(state=NativeState.ABSENT, reason=FATES[fate], host=id_)
             elif not whole:
-                words = (look.reason if look is not None else None) or "not every instance has answered yet"
-                seen[handle] = Observation(state=NativeState.UNKNOWN, reason=words)
+                reason = (look.reason if look is not None else None) or words
+                seen[handle] = Observation(state=NativeState.UNKNOWN, reason=reason)
             elif not self.hosts:
                 seen[handle] = Observation(state=NativeState.ABSENT, reason="there is no instance")
         return seen

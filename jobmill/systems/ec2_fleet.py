@@ -125,6 +125,10 @@ class Fleet:
         if more:
             self._wake.set()
 
+    def hurry(self) -> None:
+        """Look soon: something does not answer."""
+        self._wake.set()
+
     def hosts(self) -> Sequence[FleetHost]:
         """Return every live instance that has answered, or, where this process only looks, may answer."""
         with self._lock:
@@ -230,7 +234,7 @@ class Fleet:
                 logger.warning("%s: %s", self.name, error)
             return max(BUSY, self._breaker.pause)
         self._breaker.worked()
-        return BUSY if busy else QUIET
+        return min(BUSY if busy else QUIET, self.options.lease / 4)
 
     def _look(self, cloud: Cloud) -> None:
         """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""

@@ -36,7 +36,8 @@ import pytest
 REGION = "eu-west-1"
 IMAGE = "ami-12c6146b"
 PORT = 2222
-UNSHARE = ("unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
+WITH_US = ("setpriv", "--pdeathsig", "KILL")  # nothing is left when the tests are killed
+UNSHARE = (*WITH_US, "unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child")
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
 ERROR = """<?xml version="1.0" encoding="UTF-8"?>
 <Response><Errors><Error><Code>{code}</Code><Message>{message}</Message></Error></Errors>
@@ -94,7 +95,7 @@ class Cloud:
             port = probe.getsockname()[1]
         self._log = (folder / "moto.log").open("wb")
         self._moto = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+            [*WITH_US, sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,

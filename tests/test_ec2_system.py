@@ -6,6 +6,7 @@ import dataclasses
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from jobmill.systems.system import (
     Submission,
     SubmitError,
     SubmitFailure,
+    Transfer,
     Unwatched,
 )
 
@@ -119,8 +121,8 @@ class Notices:
         until(check, seconds, 0.05)
 
 
-def test_launch_run_collect_and_terminate(world: World) -> None:
-    system = world.system(idle=8)
+def test_launch_run_collect_and_terminate(world: World, tmp_path: Path) -> None:
+    system = world.system()
     assert system.lead()
     told = Notices(system)
     began = time.monotonic()
@@ -133,6 +135,12 @@ def test_launch_run_collect_and_terminate(world: World) -> None:
     other = world.system()  # a fetcher, which only looks
     until(lambda: other.exit_info([handle]), 30, 0.3)
     assert other.logs(handle, "stdout", 0) == b"hello\na\n"
+    time.sleep(6)
+    told.look()
+    assert world.cloud.live(record=world.cloud.record) == [id_]  # its results are still needed
+    other.stage_out(handle, tmp_path / "home", ["*"], print)
+    assert (tmp_path / "home" / "stdout").read_bytes() == b"hello\na\n"
+    other.forget([handle])
     told.until(lambda: not world.cloud.live(record=world.cloud.record))
     until(lambda: id_ not in world.machines.up)
     until(lambda: other.status([handle])[handle].state is NativeState.ABSENT, 40, 0.3)  # nobody remembers it any more
@@ -153,6 +161,39 @@ def test_an_idle_instance_takes_the_next_job_and_two_slots_take_two(world: World
     assert isinstance(refused, SubmitError) and refused.failure is SubmitFailure.PERMANENT
     assert "has 2" in refused.message and isinstance(taken, str)
     told.until(lambda: world.token("h") in told.ends)
+
+
+def test_inputs_are_brought_to_an_instance_that_is_started_for_them(world: World, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("seven\n")
+    system = world.system(max_instances=1)
+    assert system.lead()
+    told = Notices(system)
+    launch = world.submission(
+        "a", "cat in; echo more >out", inputs=(Transfer(source=str(tmp_path / "in"), target="in"),)
+    )
+    with ThreadPoolExecutor(1) as pool:  # a carrier of the starter
+        carrier = world.system()
+        carrier.options = dataclasses.replace(carrier.options, boot=20.0)
+        carried = pool.submit(carrier.stage_in, launch, lambda words: None)
+        told.until(carried.done, 60)
+        staged = carried.result()
+    (id_,) = world.cloud.live(record=world.cloud.record)
+    assert staged.place == id_
+    system.submit([world.submission("b", "true")])  # waits: the slot is kept for the one with inputs
+    time.sleep(6)
+    told.look()
+    assert not told.starts and world.cloud.live(record=world.cloud.record) == [id_]
+    (handle,) = system.submit([staged])
+    told.until(lambda: len(told.ends) == 2)
+    other = world.system()
+    until(lambda: other.status([str(handle)])[str(handle)].state is NativeState.ENDED, 30, 0.3)
+    assert other.stage_out(str(handle), tmp_path / "home", ["out", "none"], print) == ["none"]
+    assert (tmp_path / "home" / "stdout").read_text() == "seven\n"
+    assert (tmp_path / "home" / "outputs" / "out").read_text() == "more\n"
+    lost = dataclasses.replace(staged, token=world.token("c"), place="i-gone")
+    system.submit([lost])
+    told.until(lambda: world.token("c") in told.ends)
+    assert "had its inputs" in (told.ends[world.token("c")].message or "")
 
 
 def test_an_instance_that_ec2_took_back_preempts_its_job(world: World) -> None:
@@ -229,6 +270,7 @@ def test_who_leads_next_adopts_what_runs_and_ends_the_rest(world: World) -> None
     assert answers == {world.token("a"): handle, world.token("b"): Settled.NOT_STARTED}
     until(lambda: second.exit_info([str(handle)]), 30, 0.3)
     assert second.logs(str(handle), "stdout", 0) == b"done\n"
+    second.forget([str(handle)])
     later = Notices(second)
     later.until(lambda: not world.cloud.live(record=world.cloud.record))
     assert world.cloud.count("RunInstances") == 1

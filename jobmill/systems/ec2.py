@@ -11,7 +11,9 @@ import logging
 import os
 import select
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,7 +25,7 @@ from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_placed import Placed
 from jobmill.systems.ec2_plan import Want
-from jobmill.systems.ec2_visit import Visits
+from jobmill.systems.ec2_visit import FETCHED, Visits
 from jobmill.systems.far_host import FarHost
 from jobmill.systems.ssh import PATIENCE, SshSystem
 from jobmill.systems.ssh_host import OPTIONS as LOGIN
@@ -38,6 +40,7 @@ from jobmill.systems.system import (
     Launch,
     NativeState,
     Observation,
+    Progress,
     Settled,
     Start,
     Submission,
@@ -49,6 +52,7 @@ from jobmill.systems.system import (
 
 logger = logging.getLogger("jobmill")
 
+_leading: dict[Path, Fleet] = {}  # of this process, by folder: who stages inputs asks it for an instance
 FATES = {"preempted": "EC2 took its spot instance back", "node_fail": "its instance is gone"}
 
 
@@ -57,14 +61,15 @@ class Ec2System(SshSystem):
 
     kind: ClassVar[str] = "ec2"
 
-    def __init__(self, *, name: str, options: Ec2Options, spool: Path, paths: Mapping[str, str]) -> None:
+    def __init__(
+        self, *, name: str, options: Ec2Options, spool: Path, paths: Mapping[str, str], keep: float | None = None
+    ) -> None:
         """Asks nobody; the fleet begins with `lead`, or with the first question."""
-        super().__init__(name=name, hosts=(), spool=spool, paths=paths)
+        super().__init__(name=name, hosts=(), spool=spool, paths=paths, keep=keep)
         self.options = options
         self._spool = spool
         self._folder = spool / "ec2" / name
         self._placed = Placed(self._folder / "placed")
-        self._record = ""
         self._keys: HostKeys | None = None
         self._fleet: Fleet | None = None
         self._visits: Visits | None = None
@@ -74,13 +79,10 @@ class Ec2System(SshSystem):
     @classmethod
     def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> Ec2System:
         """Make the system from its mapping; raise ConfigError for an unknown option or a value that cannot be."""
-        where = f"systems.{name}"
         found = Ec2Options.of(name, options)
         hosts = {"host": "localhost", **found.host}
-        _, paths = ssh_config.hosts_of(name, hosts, Path(spool))  # checks what holds for each instance
-        if "paths" in hosts and not isinstance(hosts["paths"], Mapping):
-            raise ConfigError(f"{where}.paths: write a mapping of folders here to folders there")
-        return cls(name=name, options=found, spool=Path(spool), paths=paths)
+        _, paths, keep = ssh_config.hosts_of(name, hosts, Path(spool))  # checks what holds for each instance
+        return cls(name=name, options=found, spool=Path(spool), paths=paths, keep=keep)
 
     @classmethod
     def limits(cls, slots: int | None, limit: int | None, options: Mapping[str, Any]) -> Mapping[str, int | None]:
@@ -98,6 +100,7 @@ class Ec2System(SshSystem):
             with contextlib.suppress(OSError):
                 self._placed.led(self._since)
             fleet.leads = True
+            _leading[self._folder] = fleet
             with contextlib.suppress(OSError):  # a cache: without it the first job tells
                 self._serve((self._folder / "record").read_text().strip())
         return True
@@ -132,6 +135,8 @@ class Ec2System(SshSystem):
     def close(self) -> None:
         """Leave. The instances go on; whoever leads next, or their leases, end them."""
         if self._fleet is not None:
+            if _leading.get(self._folder) is self._fleet:
+                del _leading[self._folder]
             self._fleet.close()
         if self._visits is not None:
             self._visits.close()
@@ -151,14 +156,14 @@ class Ec2System(SshSystem):
         """Tell the fleet who waits, and where our launches are."""
         if self._fleet is not None:
             self._fleet.report({host.name: host.used for host in self.hosts.values()})
-            self._fleet.want([Want(intent=it.token.rpartition(":")[0], slots=max(1, it.cpus)) for it, _ in self._line])
+            self._fleet.want([_want(it) for it, _ in self._line if it.place is None])
 
     def _host_for(self, it: Submission, used: int) -> FarHost | None:
         """Return the fullest instance with room, so that others fall idle; nothing is sent ahead of a free slot."""
         cpus = max(1, it.cpus)
         mine = [host for host in self.hosts.values() if it.place in (None, host.name)]
         for host in sorted(mine, key=lambda host: -host.used):
-            if host.has_room(cpus, ahead=False) and self._begun().place(host.name, cpus):
+            if host.has_room(cpus, ahead=False) and self._begun().place(host.name, cpus, it.token):
                 try:
                     self._placed.note([(it.token, host.name)])
                 except OSError as error:
@@ -168,10 +173,14 @@ class Ec2System(SshSystem):
 
     def _give_back(self) -> None:
         """Give back what waits while EC2, or the budget, gives no instance; a boot is waited for."""
-        fleet = self._begun()
+        lost = [it.token for it, _ in self._line if it.place is not None and it.place not in self.hosts]
+        for token in lost:  # its inputs went with the instance: they are staged anew
+            record = run_folder.never_started("unreachable", "the instance that had its inputs is gone")
+            self._notices.append(End(token=token, exit=record))
+        self._line = deque(entry for entry in self._line if entry[0].token not in lost)
         if any(host.ready for host in self.hosts.values()):
             return
-        held = fleet.held
+        held = self._begun().held
         late = time.monotonic() - (PATIENCE if held else self.options.boot + PATIENCE)
         record = run_folder.never_started("unreachable", held or "no instance came up")
         while self._line and self._line[0][1] < late:
@@ -193,7 +202,53 @@ class Ec2System(SshSystem):
                 host = ssh_config.host(self.name, id_, self._options_of(one), f"systems.{self.name}", self._spool)
                 self.hosts[id_] = host
                 if self._begun().leads:
-                    self._epoll.register(host.begin(self._record).fileno(), select.EPOLLIN)
+                    self._epoll.register(host.begin(self._begun().record).fileno(), select.EPOLLIN)
+
+    # Staging: beside the loop, by an instance of its own.
+
+    def stage_in(self, submission: Submission, progress: Progress) -> Submission:
+        """Wait for a slot of an instance, which is kept for this launch, and bring the inputs there.
+
+        In the process that leads. Raises SystemUnavailable with EC2's own words when there is none.
+        """
+        fleet = _leading.get(self._folder)
+        if not submission.inputs or fleet is None:
+            return super().stage_in(submission, progress)
+        want, began = _want(submission), time.monotonic()
+        self._serve(_record(submission.token), keep=True)
+        fleet.serve(_record(submission.token))
+        fleet.start()
+        try:
+            while (place := fleet.reserve(submission.token, want)) is None:
+                waited, held = time.monotonic() - began, fleet.held
+                if waited > (PATIENCE if held else self.options.boot + PATIENCE):
+                    raise SystemUnavailable(held or "no instance came up")
+                progress("waits for an instance")
+                time.sleep(0.2)
+            while place not in self.hosts:  # this one looks for itself
+                if time.monotonic() - began > self.options.boot + 2 * PATIENCE:
+                    raise SystemUnavailable(f"{place} does not answer")
+                time.sleep(0.2)
+                self._begun().hurry()
+                self._follow()
+            return super().stage_in(replace(submission, place=place), progress)
+        except BaseException:
+            fleet.release(submission.token)
+            raise
+
+    def forget(self, handles: Sequence[Handle]) -> None:
+        """As any host's, and the instances need not be kept for the results of these any more."""
+        self._asked_for(handles)
+        asked = self._asked(handles)
+        if self.hosts and asked:
+            self._places.look(asked)
+            for token in asked:
+                host = self._places.of(token)
+                if host is not None:
+                    desk = host.desk(_record(token))
+                    folder = os.fsdecode(run_folder.folder_of(os.fsencode(str(desk.facts["spool"])), token))
+                    desk.ask("make_folder", path=f"{folder}/{FETCHED}")
+        super().forget(handles)
 
     # Looking: from any process.
 
@@ -221,11 +276,11 @@ class Ec2System(SshSystem):
             id_ = self._placed.of(_token(handle))
             if id_ is not None and (fate := fleet.fate(id_)):
                 seen[handle] = Observation(state=NativeState.ABSENT, reason=FATES[fate], host=id_)
-            elif not whole:
+            elif look is None and not self.hosts and whole:
+                seen[handle] = Observation(state=NativeState.ABSENT, reason="there is no instance")
+            elif look is None or look.state is NativeState.UNKNOWN or not whole:
                 reason = (look.reason if look is not None else None) or words
                 seen[handle] = Observation(state=NativeState.UNKNOWN, reason=reason)
-            elif not self.hosts:
-                seen[handle] = Observation(state=NativeState.ABSENT, reason="there is no instance")
         return seen
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
@@ -288,7 +343,7 @@ class Ec2System(SshSystem):
 
     def check(self) -> Sequence[Check]:
         """Ask EC2 whether it knows us, would launch, and what is there; looks at no instance."""
-        return check_fleet(self.name, self.options, self._folder, self._record)
+        return check_fleet(self.name, self.options, self._folder, self._fleet.record if self._fleet else "")
 
     def _may_be_gone(self, handle: Handle) -> bool:
         """Tell whether a launch that nobody noted may have been on an instance that ended since."""
@@ -309,16 +364,16 @@ class Ec2System(SshSystem):
         self._follow()
 
     def _serve(self, record: str, *, keep: bool = False) -> None:
-        if record and record != self._record:
-            self._record = record
-            if keep:
-                with contextlib.suppress(OSError):
-                    self._folder.mkdir(parents=True, exist_ok=True)
-                    (self._folder / "record").write_text(record)
-        if record:
-            fleet = self._begun()
-            fleet.serve(record)
-            fleet.start()
+        """Have the fleet look at the instances of this record; ``keep``: for the next start, too."""
+        if not record:
+            return
+        fleet = self._begun()
+        if keep and record != fleet.record:
+            with contextlib.suppress(OSError):
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / "record").write_text(record)
+        fleet.serve(record)
+        fleet.start()
 
     def _begun(self) -> Fleet:
         """Return the fleet; raises SystemUnavailable where the key file cannot be read."""
@@ -327,7 +382,7 @@ class Ec2System(SshSystem):
                 self._keys = HostKeys(self.options.key)
             except ConfigError as error:
                 raise SystemUnavailable(f"{self.name}: {error}") from error
-            self._visits = Visits(self._link, self._jobs, fetch=self.stages)
+            self._visits = Visits(self._link, self._jobs)
             self._fleet = Fleet(
                 name=self.name,
                 options=self.options,
@@ -343,7 +398,7 @@ class Ec2System(SshSystem):
             os.eventfd_write(self._news, 1)
 
     def _jobs(self) -> str:
-        return f"{self.options.host.get('folder') or '.jobmill'}/spool/{self._record}/jobs"
+        return f"{self.options.host.get('folder') or '.jobmill'}/spool/{self._begun().record}/jobs"
 
     def _link(self, host: FleetHost) -> SshLink:
         given = {key: value for key, value in self._options_of(host).items() if key in LOGIN}
@@ -359,7 +414,7 @@ class Ec2System(SshSystem):
             new = known.with_name(f"{known.name}.{os.getpid()}.{time.monotonic_ns()}")
             new.write_text(line)
             new.replace(known)
-        given = {key: value for key, value in self.options.host.items() if key != "paths"}
+        given = {key: value for key, value in self.options.host.items() if key not in ("paths", "keep")}
         return given | {
             "host": host.address,
             "port": host.port,
@@ -368,6 +423,10 @@ class Ec2System(SshSystem):
             "known_hosts": [str(known)],
             "slots": host.slots,
         }
+
+
+def _want(it: Submission) -> Want:
+    return Want(intent=it.token.rpartition(":")[0], slots=max(1, it.cpus))
 
 
 def _token(handle: Handle) -> Token:

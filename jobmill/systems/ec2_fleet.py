@@ -34,6 +34,7 @@ logger = logging.getLogger("jobmill")
 BUSY, QUIET = 5.0, 20.0  # seconds between two looks at EC2 while something changes, and while nothing does
 FRESH = 60.0  # seconds for which a look is believed
 SHOWS = 300.0  # seconds in which EC2 shows a launch at last
+KEPT = 3600.0  # seconds for which a slot is kept for a launch whose inputs are on their way
 VISITS = 16  # instances that are visited at once
 
 
@@ -98,12 +99,15 @@ class Fleet:
         self._wake = threading.Event()
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._record = ""
+        self.record = ""  # whose instances these are
         self._waiting: tuple[Want, ...] = ()
         self._instances: dict[str, Instance] = {}  # by id: the last look
         self._fresh: dict[str, tuple[Instance, float]] = {}  # launched by us, and not shown yet; with the time
         self._use: dict[str, Use] = {}
         self._placed: dict[str, int] = {}  # instance -> slots by launches of this process
+        self._staging: dict[str, Want] = {}  # launches that wait for an instance to bring their inputs to
+        self._asked: set[str] = set()  # those of them for which the fleet was woken
+        self._reserved: dict[str, tuple[str, int, float]] = {}  # token -> instance, slots, until when they are kept
         self._missing: dict[str, float] = {}  # instances that were asked for and not shown, since when
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
         self._visited: dict[str, float] = {}
@@ -112,8 +116,8 @@ class Fleet:
 
     def serve(self, record: str) -> None:
         """Say whose instances these are; without it nothing is looked at, and nothing touched."""
-        if record != self._record:
-            self._record = record
+        if record != self.record:
+            self.record = record
             self._wake.set()
 
     def want(self, waiting: Sequence[Want]) -> None:
@@ -135,15 +139,60 @@ class Fleet:
             ready = [it for it in self._instances.values() if it.live and self._met(it.id)]
         return [host for it in ready if (host := self._host(it)) is not None]
 
-    def place(self, host: str, slots: int) -> bool:
-        """Note a launch on an instance, before it is sent there; False: it is about to be ended, or does not answer."""
+    def place(self, host: str, slots: int, token: str = "") -> bool:
+        """Note a launch on an instance, before it is sent there.
+
+        False: it is about to be ended, does not answer, or has no slot that is not kept for another launch.
+        """
         with self._lock:
-            it, use = self._instances.get(host), self._use.get(host, Use())
-            if it is None or not it.live or host in self._leaving or use.taken is None:
+            kept = self._kept(host, token)
+            if not self._usable(host) or (kept and self._placed.get(host, 0) + kept + slots > self.options.slots):
                 return False
+            self._reserved.pop(token, None)
             self._placed[host] = self._placed.get(host, 0) + slots
-            self._use[host] = Use(taken=max(use.taken, self._placed[host]), met=True)
+            self._use[host] = Use(taken=max(self._use[host].taken or 0, self._placed[host]), met=True)
             return True
+
+    def reserve(self, token: str, want: Want) -> str | None:
+        """Keep slots of an instance for a launch whose inputs are to be brought; None: not yet, it waits like others.
+
+        Kept until it is placed or released, at most an hour after.
+        """
+        at = self._clock()
+        with self._lock:
+            self._staging[token] = want
+            if token in self._reserved and self._usable(self._reserved[token][0]):
+                return self._reserved[token][0]
+            for id_ in self._instances:
+                if self._usable(id_):
+                    there = max(self._use[id_].taken or 0, self._placed.get(id_, 0)) + self._kept(id_, token)
+                    if there + want.slots <= self.options.slots:
+                        self._reserved[token] = (id_, want.slots, at + KEPT)
+                        del self._staging[token]
+                        return id_
+        self._wake_once(token)
+        return None
+
+    def release(self, token: str) -> None:
+        """Keep nothing for this launch any more, and want nothing for it."""
+        with self._lock:
+            self._staging.pop(token, None)
+            self._reserved.pop(token, None)
+
+    def _wake_once(self, token: str) -> None:
+        if token not in self._asked:
+            self._asked.add(token)
+            self._wake.set()
+
+    def _usable(self, host: str) -> bool:
+        it = self._instances.get(host)
+        return it is not None and it.live and host not in self._leaving and self._use.get(host, Use()).taken is not None
+
+    def _kept(self, host: str, token: str) -> int:
+        """Return the slots that are kept there for other launches than this."""
+        at = self._clock()
+        self._reserved = {t: it for t, it in self._reserved.items() if it[2] > at}
+        return sum(slots for t, (id_, slots, _) in self._reserved.items() if id_ == host and t != token)
 
     def report(self, used: Mapping[str, int]) -> None:
         """Say how many slots the launches of this process take on each instance now; what is not named takes none."""
@@ -193,9 +242,10 @@ class Fleet:
 
     def start(self) -> None:
         """Begin to look, and where it leads to act, in a thread of its own."""
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"fleet-{self.name}", daemon=True)
-            self._thread.start()
+        with self._lock:  # carriers may ask for it as well
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name=f"fleet-{self.name}", daemon=True)
+                self._thread.start()
 
     def close(self) -> None:
         """Stop; the instances go on, until the next leader ends them or their leases run out."""
@@ -219,7 +269,7 @@ class Fleet:
 
     def turn(self) -> float:
         """Look once and act; return the seconds to the next turn. By one thread only."""
-        if not self._record:
+        if not self.record:
             return QUIET
         if self._breaker.pause:
             return self._breaker.pause
@@ -238,7 +288,7 @@ class Fleet:
 
     def _look(self, cloud: Cloud) -> None:
         """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""
-        found = {it.id: it for it in cloud.instances(self._record, self.name)}
+        found = {it.id: it for it in cloud.instances(self.record, self.name)}
         at = self._clock()
         with self._lock:
             self._fresh = {id_: (it, t) for id_, (it, t) in self._fresh.items() if id_ not in found and at - t < SHOWS}
@@ -281,7 +331,7 @@ class Fleet:
         at = self._clock()
         with self._lock:
             was = self._use.get(id_, Use())
-            mine = self._placed.get(id_, 0)
+            mine = self._placed.get(id_, 0) + self._kept(id_, "")
             if taken is None:
                 silent = was.silent_since if was.silent_since is not None else at
                 self._use[id_] = Use(taken=None, met=was.met, silent_since=silent)
@@ -295,6 +345,8 @@ class Fleet:
         at, now = self._clock(), self._now()
         with self._lock:
             instances, use, waiting = list(self._instances.values()), dict(self._use), self._waiting
+            waiting += tuple(self._staging.values())
+            self._asked &= self._staging.keys()
         age = {it.id: max(0.0, now - it.launched) for it in instances}
         assert self._spend is not None
         spent = self._spend.spent(now, [it.id for it in instances], self.options.price)
@@ -322,7 +374,7 @@ class Fleet:
         for id_, why in ends.items():
             with self._lock:
                 it = self._instances[id_]
-                if it.live and self._placed.get(id_):
+                if it.live and (self._placed.get(id_) or self._kept(id_, "")):
                     continue  # a job was placed there meanwhile
                 new = id_ not in self._leaving
                 self._leaving.add(id_)
@@ -360,4 +412,4 @@ class Fleet:
         )
 
     def _request(self, launch: str, type_: str) -> Mapping[str, object]:
-        return request(self.options, self._keys, record=self._record, system=self.name, launch=launch, type_=type_)
+        return request(self.options, self._keys, record=self.record, system=self.name, launch=launch, type_=type_)

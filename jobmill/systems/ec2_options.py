@@ -13,7 +13,7 @@ from jobmill.systems.ec2_user_data import FOLDER
 
 T = TypeVar("T")
 OF_HOSTS = (  # options of an `ssh` system that hold here, too
-    *("python", "folder", "kill_grace", "path", "shell", "env", "paths"),
+    *("python", "folder", "kill_grace", "path", "shell", "env", "paths", "keep"),
     *("connect_timeout", "keepalive", "proxy_jump", "proxy_command", "ssh_config"),
 )
 RESERVED = ("jobmill:", "aws:")  # beginnings of tags that are not the site's

@@ -11,29 +11,31 @@ from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.systems.ec2_fleet import FleetHost
 from jobmill.systems.ssh_link import SshLink
 
+FETCHED = "fetched"  # in a run folder: nobody needs it there any more
+UNFETCHED = 60  # minutes for which an ended launch without it keeps its instance, at most
 DEADLINE = 10.0  # seconds
 ANSWER = b"jobmill-taken "
-# $1: the folder of run folders, $2: whether results count until they were fetched. A launch that was sealed left none.
+# $1: the folder of run folders; $2: minutes for which results count that nobody fetched. A sealed launch left none.
 COUNT = """\
 n=0
 cd "$1" 2>/dev/null && for f in ./*/run.*/run; do
   [ -f "$f" ] || continue
-  [ -e "${f%run}fetched" ] && continue
+  [ -e "${f%run}FETCHED" ] && continue
   if grep -q ' end$' "$f"; then
-    [ "$2" = fetch ] && ! grep -q '^sealed ' "$f" || continue
+    [ -n "$(find "$f" -mmin "-$2")" ] && ! grep -q '^sealed ' "$f" || continue
   fi
   n=$((n+1))
 done
 echo "jobmill-taken $n"
-"""
+""".replace("FETCHED", FETCHED)
 
 
 class Visits:
     """Visits every instance over a link of its own; one instance at a time for each, several beside one another."""
 
-    def __init__(self, link: Callable[[FleetHost], SshLink], jobs: Callable[[], str], *, fetch: bool) -> None:
-        """``jobs``: the folder of run folders there; ``fetch``: results that nobody fetched keep an instance."""
-        self._link, self._jobs, self._fetch = link, jobs, fetch
+    def __init__(self, link: Callable[[FleetHost], SshLink], jobs: Callable[[], str]) -> None:
+        """``jobs``: the folder of run folders there."""
+        self._link, self._jobs = link, jobs
         self._links: dict[str, SshLink] = {}
 
     def __call__(self, host: FleetHost, *, renew: bool) -> int | None:
@@ -43,7 +45,7 @@ class Visits:
         try:
             if host.name not in self._links:
                 self._links[host.name] = self._link(host)
-            return self._ask(self._links[host.name], shlex.join([*words, "fetch" if self._fetch else "run"]))
+            return self._ask(self._links[host.name], shlex.join([*words, f"{UNFETCHED}"]))
         except (SystemUnavailable, ConfigError, OSError, ValueError):
             return None
 

@@ -149,6 +149,8 @@ class Ec2System(SshSystem):
         """Nothing: instances are begun when they are ready."""
 
     def _send(self) -> None:
+        # first who has a slot kept: others must not wait in front of it for that very slot
+        self._line = deque(sorted(self._line, key=lambda entry: entry[0].place is None))
         super()._send()
         self._say()
 

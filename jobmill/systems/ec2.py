@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobmill.errors import ConfigError, SystemUnavailable
+from jobmill.errors import ConfigError, StageFailed, SystemUnavailable
 from jobmill.systems import launch_token, run_folder, ssh_config
 from jobmill.systems.ec2_check import check_fleet
 from jobmill.systems.ec2_fleet import Fleet, FleetHost
@@ -25,7 +25,7 @@ from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_placed import Placed
 from jobmill.systems.ec2_plan import Want
-from jobmill.systems.ec2_visit import FETCHED, Visits
+from jobmill.systems.ec2_visit import Visits
 from jobmill.systems.far_host import FarHost
 from jobmill.systems.ssh import PATIENCE, SshSystem
 from jobmill.systems.ssh_host import OPTIONS as LOGIN
@@ -53,6 +53,7 @@ from jobmill.systems.system import (
 logger = logging.getLogger("jobmill")
 
 _leading: dict[Path, Fleet] = {}  # of this process, by folder: who stages inputs asks it for an instance
+FIND = 15.0  # seconds
 FATES = {"preempted": "EC2 took its spot instance back", "node_fail": "its instance is gone"}
 
 
@@ -238,18 +239,38 @@ class Ec2System(SshSystem):
             fleet.release(submission.token)
             raise
 
+    def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
+        """As any host's; that no instance has it is told only when all have been asked."""
+        if not self._found(handle):
+            raise SystemUnavailable(f"{self.name}: not every instance has answered yet")
+        id_ = self._placed.of(_token(handle))
+        if id_ is not None and (fate := self._begun().fate(id_)):
+            raise StageFailed(f"{FATES[fate]} ({id_}), and its files with it")
+        return super().stage_out(handle, folder, globs, progress)
+
+    def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """As any host's; waits a little for the instances to be found."""
+        self._found(handle)
+        return super().logs(handle, stream, offset, limit)
+
+    def _found(self, handle: Handle) -> bool:
+        """Wait, for a bounded time, until its instance is known here, or all of them have answered."""
+        until = time.monotonic() + FIND
+        while True:
+            self._asked_for([handle])
+            if self._placed.of(_token(handle)) in self.hosts or self._begun().whole:
+                return True
+            if time.monotonic() > until:
+                return False
+            time.sleep(0.2)
+
     def forget(self, handles: Sequence[Handle]) -> None:
         """As any host's, and the instances need not be kept for the results of these any more."""
         self._asked_for(handles)
-        asked = self._asked(handles)
-        if self.hosts and asked:
-            self._places.look(asked)
-            for token in asked:
-                host = self._places.of(token)
-                if host is not None:
-                    desk = host.desk(_record(token))
-                    folder = os.fsdecode(run_folder.folder_of(os.fsencode(str(desk.facts["spool"])), token))
-                    desk.ask("make_folder", path=f"{folder}/{FETCHED}")
+        if self._visits is not None:
+            for token in self._asked(handles):
+                self._visits.fetched(token)
+            self._begun().revisit()
         super().forget(handles)
 
     # Looking: from any process.

@@ -133,6 +133,12 @@ class Fleet:
         """Look soon: something does not answer."""
         self._wake.set()
 
+    def revisit(self) -> None:
+        """Go to every instance soon, not only when it is due."""
+        with self._lock:
+            self._visited.clear()
+        self._wake.set()
+
     def hosts(self) -> Sequence[FleetHost]:
         """Return every live instance that has answered, or, where this process only looks, may answer."""
         with self._lock:
@@ -284,7 +290,8 @@ class Fleet:
                 logger.warning("%s: %s", self.name, error)
             return max(BUSY, self._breaker.pause)
         self._breaker.worked()
-        return min(BUSY if busy else QUIET, self.options.lease / 4)
+        quiet = max(BUSY, min(QUIET, self.options.idle))
+        return min(BUSY if busy else quiet, self.options.lease / 4)
 
     def _look(self, cloud: Cloud) -> None:
         """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""

@@ -37,12 +37,18 @@ class Pool:
         return PoolSystem.build("pool", self.options, self.folder / "spool")
 
     def work(
-        self, *queues: str, before: Sequence[str] = (), env: Mapping[str, str] | None = None, url: str = ""
+        self,
+        *queues: str,
+        before: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        url: str = "",
+        by_environment: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a worker; ``before``: words in front of its command."""
+        """Start a worker; ``before``: words in front of its command; ``by_environment``: its address too."""
+        address = () if by_environment else ("-u", url or self.url)
         with self.log.open("ab") as log:
             worker = subprocess.Popen(
-                [*before, str(RQ), "worker", "-u", url or self.url, *(queues or ("default",))],
+                [*before, str(RQ), "worker", *address, *(queues or ("default",))],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

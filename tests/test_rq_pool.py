@@ -127,7 +127,7 @@ def test_a_kill_is_proved(pool: Pool, tmp_path: Path) -> None:
     assert pool.end(stubborn).term_sig == 9
     last = pool.launch(pool.sh("last", "true"))[0]
     assert pool.end(last).regular and not (tmp_path / "never").exists()
-    assert pool.system.kill([last, "unknown-1-0"], force=True) == {last: True, "unknown-1-0": True}
+    assert pool.system.kill([last, "lost-1-0"], force=True) == {last: True, "lost-1-0": False}  # see test_rq_truth
 
 
 def test_settle_at_each_step(pool: Pool, tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_files_go_there_and_come_home(pool: Pool, tmp_path: Path) -> None:
     pool.system.forget([handle])
     with redis.Redis.from_url(pool.url) as client:
         assert [key for key in client.keys("jobmill:*") if b":ends:" not in key] == []
-    with pytest.raises(StageFailed, match="no such file"):
+    with pytest.raises(StageFailed, match="/nowhere does not exist"):
         pool.system.stage_in(pool.sh("x", "", inputs=(Transfer(source="/nowhere", target="a"),)), said.append)
 
 

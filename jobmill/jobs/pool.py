@@ -38,6 +38,4 @@ class PoolJob(Job):
 
     def files(self) -> Mapping[str, str]:
         """As the contract says, and which outputs the host has to bring: it is not asked again."""
-        if not self.spec.outputs:
-            return super().files()
         return {**super().files(), OUTPUTS: json.dumps([output.glob for output in self.spec.outputs])}

@@ -19,17 +19,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import redis
-
-from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.errors import SystemUnavailable
 from jobmill.systems import pool_server, pool_stage, run_folder
 from jobmill.systems.pool_checks import checks
 from jobmill.systems.pool_files import PoolFiles
 from jobmill.systems.pool_lease import SLACK
 from jobmill.systems.pool_notices import PoolNotices
 from jobmill.systems.pool_options import PoolOptions
-from jobmill.systems.pool_record import PREFIX, Held, Looked, PoolRecord, id_of
+from jobmill.systems.pool_record import PREFIX, Held, Looked, PoolRecord, exit_of, id_of
 from jobmill.systems.pool_workers import DEAD, RQ_JOBS, Line, PoolWorkers
+from jobmill.systems.spool_launches import SpoolLaunches
+from jobmill.systems.spool_stage import SpoolStage
 from jobmill.systems.system import (
     Check,
     End,
@@ -75,6 +75,7 @@ class PoolSystem(ExecutionSystem):
         self.stages = not options.shared  # type: ignore[misc]
         # what a server that lost its data knew may still run, for a lease
         self.absence_grace = options.lease * (1 + SLACK)  # type: ignore[misc]
+        self._stage = SpoolStage(self.spool, name)
         self._ends = f"{PREFIX}ends:{secrets.token_hex(8)}"
         self._notices: PoolNotices | None = None
         self._record: PoolRecord | None = None
@@ -212,7 +213,7 @@ class PoolSystem(ExecutionSystem):
             return {it: token for it, token in zip(ids, known.tokens(ids), strict=True) if token is not None}
 
     def _observed(self, record: PoolRecord, handle: Handle, row: Looked, lines: Mapping[str, Line]) -> Observation:
-        if not row.state:
+        if row.state in ("", "unknown", "withdrawn"):
             return ABSENT
         if row.state == "held":
             return Observation(state=NativeState.SUBMITTED, native_state="held", held=True, alive=True)
@@ -283,7 +284,7 @@ class PoolSystem(ExecutionSystem):
         """Return the exit records that there are."""
         with self._asked() as record:
             found = zip(handles, record.exits(handles), strict=True)
-            return {handle: ExitInfo.from_json(text) for handle, text in found if text is not None}
+            return {handle: exit_of(text) for handle, text in found if text is not None}
 
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Adopt what the pool knows, held or further; seal what it does not, so that it never starts."""
@@ -292,17 +293,33 @@ class PoolSystem(ExecutionSystem):
         ids = [it.handle or id_of(it.token) for it in launches]
         with self._asked() as record:
             known = record.look(ids, RQ_JOBS)
-            absent = [(i, it.token) for i, it, row in zip(ids, launches, known, strict=True) if not row.state]
+            rows = zip(ids, launches, known, strict=True)
+            absent = [
+                (i, "" if it.handle and not row.state else it.token)  # what has a handle may have been released
+                for i, it, row in rows
+                if row.state in ("", "withdrawn")
+            ]
             text = run_folder.never_started("not_started", "its starter died before it was submitted")
             sealed = dict(zip((i for i, _ in absent), record.seal(absent, text), strict=True))
         answers: dict[Token, Handle | Settled] = {}
         for i, it, row in zip(ids, launches, known, strict=True):
-            never = row.sealed or sealed.get(i) == "sealed"
-            answers[it.token] = Settled.NOT_STARTED if never else i
+            if row.sealed or sealed.get(i) == "sealed" or (row.state == "unknown" and not it.handle):
+                answers[it.token] = Settled.NOT_STARTED
+            elif sealed.get(i) == "unknown" or row.state == "unknown":
+                answers[it.token] = Settled.LOST if self._faded(row) else Settled.UNKNOWN
+            else:
+                answers[it.token] = i
         return answers
 
+    def _faded(self, row: Looked) -> bool:
+        """Tell whether nothing of a launch that the server has lost is left: no lease of it can run any more."""
+        return row.state == "unknown" and row.silent > self.options.lease * (1 + SLACK)
+
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
-        """Seal what has not started; have the task of what has started end its tree. True: it has ended."""
+        """Seal what has not started; have the task of what has started end its tree. True: it has ended.
+
+        Of what the server has lost it is proved by time alone: whatever ran has stopped itself after a lease.
+        """
         if not handles:
             return {}
         words = run_folder.never_started("not_started", "it was killed before it started")
@@ -310,20 +327,25 @@ class PoolSystem(ExecutionSystem):
             said = dict(zip(handles, record.seal([(h, "") for h in handles], words), strict=True))
             assert self._workers is not None
             self._workers.drop([h for h, word in said.items() if word == "sealed"])
-            left = [h for h, word in said.items() if word not in ("sealed", "ended")]
+            left = [h for h, word in said.items() if word not in ("sealed", "ended", "unknown")]
             if left:
                 record.kill(left, 2 if force else 1)
+            lost = [h for h, word in said.items() if word == "unknown"]
+            lost = [h for h, row in zip(lost, record.look(lost, RQ_JOBS), strict=True) if not self._faded(row)]
         for pause in KILL_WAIT if left else ():
             time.sleep(pause)
             looks = self.status(left)
             left = [h for h in left if looks[h].state is not NativeState.ENDED]
             if not left:
                 break
-        return {handle: handle not in left for handle in handles}
+        return {handle: handle not in left and handle not in lost for handle in handles}
 
     def forget(self, handles: Sequence[Handle]) -> None:
         """Drop what the pool's server has of ended launches, their files too."""
         with self._asked() as record:
+            if self.options.shared:
+                for token in record.tokens(handles):
+                    self._stage.drop(token or "")
             record.forget(handles)
             for handle in handles:
                 for side in ("in", "out"):
@@ -338,12 +360,18 @@ class PoolSystem(ExecutionSystem):
         with self._asked() as record:
             (row,), (token,) = record.look([handle], RQ_JOBS), record.tokens([handle])
             if self.options.shared and token:
-                return _part(run_folder.folder_of(bytes(self.spool), token), stream, offset, limit)
+                return self._part(token, stream, offset, limit)
             if row.state == "running":
                 found = self._ask(record, handle, stream, offset, limit)
                 if found is not None:
                     return found
             return PoolFiles(record.client, PREFIX, handle, "out").read(stream, offset, limit)
+
+    def _part(self, token: Token, stream: str, offset: int, limit: int) -> bytes:
+        try:
+            return SpoolLaunches(bytes(self.spool), self.name).read(token, stream, offset, limit)
+        except OSError as error:
+            raise SystemUnavailable(f"{self.name}: {stream} cannot be read: {error.strerror}") from error
 
     def _ask(self, record: PoolRecord, handle: Handle, stream: str, offset: int, limit: int) -> bytes | None:
         key = f"{PREFIX}answer:{secrets.token_hex(8)}"
@@ -357,9 +385,11 @@ class PoolSystem(ExecutionSystem):
         return None
 
     def stage_in(self, submission: Submission, progress: Progress) -> Submission:
-        """Put the inputs on the pool's server; nothing to do where files are shared."""
-        if not submission.inputs or self.options.shared:
+        """Put the inputs on the pool's server; where files are shared, copy them as the `local` system does."""
+        if not submission.inputs:
             return submission
+        if self.options.shared:
+            return self._stage.bring(submission, progress)
         with self._asked() as record:
             launch, keep = id_of(submission.token), self.options.keep
             key = pool_stage.give(record.client, launch, submission.inputs, keep, progress)
@@ -370,10 +400,7 @@ class PoolSystem(ExecutionSystem):
         if self.options.shared:
             return super().stage_out(handle, folder, globs, progress)
         with self._asked() as record:
-            try:
-                return pool_stage.fetch(record.client, handle, Path(folder), globs, progress)
-            except redis.ResponseError as error:
-                raise StageFailed(f"{handle}: {error}") from None
+            return pool_stage.fetch(record, handle, Path(folder), globs, progress)
 
     def check(self) -> Sequence[Check]:
         """Look at the server, what it keeps, and who listens on which queue."""
@@ -384,13 +411,3 @@ class PoolSystem(ExecutionSystem):
         except SystemUnavailable as error:
             fix = "start the pool's server, or correct `url`"
             return [Check(name="server", ok=False, detail=str(error), fix=fix)]
-
-
-def _part(folder: bytes, stream: str, offset: int, limit: int) -> bytes:
-    """Return a part of a file in a run folder here."""
-    try:
-        with Path(f"{folder.decode(errors='surrogateescape')}/{stream}").open("rb") as file:
-            file.seek(offset)
-            return file.read(limit)
-    except (FileNotFoundError, NotADirectoryError):
-        return b""

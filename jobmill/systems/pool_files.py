@@ -6,21 +6,23 @@ any step may be repeated. A file is in the table once it is whole there.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import stat
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 import redis
 
 from jobmill.errors import StageFailed
+from jobmill.systems.place import Entry, Kind
 
 PIECE = 1 << 20  # bytes
 KEEP = 7 * 86400  # seconds for which the server keeps what nobody forgets
 NOTE = "?"  # the entry of the table that is no file
+KINDS = tuple(kind.value for kind in Kind)
+TEXTS = ("left", "words", "kind", "to")  # what an entry may say beside its numbers
 
 
 class PoolFiles:
@@ -35,12 +37,20 @@ class PoolFiles:
         """Return name → size (bytes), mode, mtime and number, read once."""
         if self._table is None:
             found = cast("dict[bytes, bytes]", self._client.hgetall(self.key))
-            self._table = {_name(k): json.loads(v) for k, v in found.items()}
+            self._table = {_name(k): self._entry(v) for k, v in found.items()}
         return self._table
 
-    def total(self) -> int:
-        """Return the bytes that are there."""
-        return sum(int(entry.get("size", 0)) for entry in self.table().values())
+    def _entry(self, text: bytes) -> dict[str, Any]:
+        """Read an entry; raise StageFailed for one that nobody of us wrote."""
+        try:
+            entry = json.loads(text)
+            good = all(type(entry.get(key, 0)) is int for key in ("n", "size", "mode", "mtime")) and "n" in entry
+            good = good and entry.get("size", 0) >= 0 and entry.get("kind", "file") in KINDS
+            if good and all(isinstance(entry.get(k, ""), str) for k in TEXTS):
+                return {"size": 0, "mode": 0o644, "mtime": 0, **entry}
+        except (ValueError, AttributeError, RecursionError):
+            pass
+        raise StageFailed(f"{self.key} on the pool's server holds what is no file of a launch: {text[:80]!r}")
 
     def put(
         self, name: str, path: Path, moved: Callable[[int], None] = lambda size: None, limit: int | None = None
@@ -55,9 +65,10 @@ class PoolFiles:
             size = facts.st_size if limit is None else min(limit, facts.st_size)
             entry = {"size": size, "mode": stat.S_IMODE(facts.st_mode), "mtime": facts.st_mtime_ns}
             known = table.get(name)
+            known = known if known is not None and known["n"] >= 0 else None
             if known is not None and known["size"] == entry["size"] and known["mtime"] == entry["mtime"]:
                 return size
-            number = known["n"] if known is not None else len(table)
+            number = known["n"] if known is not None else 1 + max((it["n"] for it in table.values()), default=-1)
             key, at = f"{self.key}:{number}", 0
             while at < size:
                 piece = file.read(min(PIECE, size - at))
@@ -72,11 +83,14 @@ class PoolFiles:
         self._enter(name, entry | {"n": number})
         return size
 
-    def leave_out(self, name: str, path: Path, why: str) -> None:
+    def leave_out(self, name: str, it: Entry, why: str) -> None:
         """Say that a file is not here, and why."""
-        facts = path.stat()
-        entry = {"size": facts.st_size, "mode": stat.S_IMODE(facts.st_mode), "mtime": facts.st_mtime_ns, "n": -1}
-        self._enter(name, entry | {"left": why})
+        self._enter(name, {"size": it.size, "mode": it.mode, "n": -1, "left": why})
+
+    def shape(self, name: str, leads: str = "") -> None:
+        """Say that there is a folder, or a link that ``leads`` somewhere."""
+        what = {"kind": Kind.LINK.value, "to": leads} if leads else {"kind": Kind.FOLDER.value, "mode": 0o755}
+        self._enter(name, {"n": -1, **what})
 
     def note(self, words: str) -> None:
         """Say something about all of it."""
@@ -90,27 +104,6 @@ class PoolFiles:
         """Return the names of the files that are there."""
         return [name for name in self.table() if name != NOTE]
 
-    def get(self, name: str, target: Path, moved: Callable[[int], None] = lambda size: None) -> None:
-        """Write one file to ``target``, whole or not at all."""
-        entry = self.table()[name]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name[:200]}.{os.getpid()}.part")
-        try:
-            with partial.open("wb") as file:
-                at = 0
-                while at < entry["size"]:
-                    piece = self.read(name, at, PIECE)
-                    if not piece:
-                        raise StageFailed(f"{name}: the pool's server has only {at} of {entry['size']} bytes of it")
-                    file.write(piece)
-                    at += len(piece)
-                    moved(len(piece))
-            partial.chmod(entry["mode"] & 0o777 | 0o600)
-            partial.replace(target)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                partial.unlink()
-
     def read(self, name: str, offset: int, limit: int) -> bytes:
         """Return a part of a file, b"" when it is not there."""
         entry = self.table().get(name)
@@ -120,8 +113,10 @@ class PoolFiles:
 
     def drop(self) -> None:
         """Remove all of it."""
-        numbers = [entry["n"] for entry in self.table().values()]
-        self._client.unlink(*(f"{self.key}:{number}" for number in numbers), self.key)
+        count = self._client.hlen(self.key)  # and one more, which was being written when its writer died
+        for some in range(0, count + 1, 1000):
+            self._client.unlink(*(f"{self.key}:{n}" for n in range(some, min(some + 1000, count + 1))))
+        self._client.unlink(self.key)
         self._table = None
 
     def _enter(self, name: str, entry: dict[str, Any]) -> None:
@@ -131,15 +126,7 @@ class PoolFiles:
             pipe.execute()
         self.table()
         assert self._table is not None
-        self._table[name] = entry
-
-
-def below(folder: Path, name: str) -> Path:
-    """Return the path of a name in a folder; raise StageFailed for one that leads out of it."""
-    parts = PurePosixPath(name)
-    if not name or parts.is_absolute() or ".." in parts.parts:
-        raise StageFailed(f"{name!r} leads out of its folder")
-    return folder / name
+        self._table[name] = {"size": 0, "mode": 0o644, "mtime": 0, **entry}
 
 
 def _name(key: bytes) -> str:

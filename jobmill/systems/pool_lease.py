@@ -110,7 +110,7 @@ class PoolLease(threading.Thread):
         self._over.set()
 
     def _hear(self, text: bytes) -> None:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             words = json.loads(text)
             if isinstance(words, list) and words and words[0] != "kill":  # a wish comes with the beat that follows
                 self.asks.append(words)

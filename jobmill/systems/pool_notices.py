@@ -14,8 +14,8 @@ from typing import cast
 import redis
 
 from jobmill.errors import SystemUnavailable
-from jobmill.systems import pool_server
-from jobmill.systems.system import End, Start
+from jobmill.systems import launch_token, pool_server
+from jobmill.systems.system import End, ExitInfo, Start
 
 log = logging.getLogger(__name__)
 BLOCK = 2.0  # seconds that the server lets us wait at most
@@ -72,11 +72,13 @@ class PoolNotices:
     def _take(self, text: bytes) -> None:
         try:
             word, token, *rest = json.loads(text.decode("utf-8", "surrogateescape"))
+            launch_token.split(token)
             if word == "start":
-                self._found.append(Start(token=token, native_id=rest[0], host=rest[1] or ""))
+                self._found.append(Start(token=token, native_id=str(rest[0]), host=str(rest[1] or "")))
             elif word == "end":
+                ExitInfo.from_json(rest[0])
                 self._found.append(End(token=token, exit=rest[0]))
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, KeyError, TypeError, AttributeError, RecursionError):
             log.warning("the pool told something that is no notice: %r", text[:80])
         with contextlib.suppress(BlockingIOError):  # full: it is readable
             os.write(self._writer, b"x")

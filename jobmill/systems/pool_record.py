@@ -12,9 +12,10 @@ from typing import Any, NamedTuple, cast
 import redis
 
 from jobmill.systems import launch_token, pool_scripts
-from jobmill.systems.system import Token
+from jobmill.systems.system import ExitInfo, ExitStatus, Token
 
 PREFIX = "jobmill:rq:"
+OVER = ("ended", "withdrawn", "unknown")  # states of launches that no task has and none will take
 BATCH = 250  # launches that one script deals with at most
 _ODD = re.compile(r"[^A-Za-z0-9_-]")
 
@@ -36,7 +37,10 @@ class Looked(NamedTuple):
     @property
     def silent(self) -> float:
         """Seconds since the lease ran out; negative while it runs."""
-        return (int(self.now) - int(self.until)) / 1000 if self.until else float("-inf")
+        try:
+            return (int(self.now) - int(self.until)) / 1000
+        except ValueError:
+            return float("-inf")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,25 @@ def id_of(token: Token) -> str:
 def record_of(token: Token) -> str:
     """Return the record to which a launch belongs."""
     return launch_token.record_and_arrival(launch_token.life_of(token))[0]
+
+
+class LeftWords(NamedTuple):
+    """What a task says of the files of its launch."""
+
+    base: str = "/run"  # its working directory on the server
+    globs: Sequence[str] = ()  # those that were wanted from the beginning
+    why: str = ""  # why not all of it could be brought
+
+
+def exit_of(text: str) -> ExitInfo:
+    """Return an exit record; one that cannot be read, whoever wrote it, is an end that nobody knows."""
+    try:
+        info = ExitInfo.from_json(text)
+        info.to_json()
+        return info
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        words = f"the pool's server holds an exit record that is none: {text[:200]!r}"
+        return ExitInfo(exit_status=ExitStatus.UNDETERMINED, reason="lost", evidence=words)
 
 
 class PoolRecord:
@@ -93,16 +116,30 @@ class PoolRecord:
         """Tell that it runs."""
         return bool(self._run(pool_scripts.RUNS, [launch, owner, pid]))
 
-    def end(self, launch: str, owner: str, record: str) -> bool:
+    def end(self, launch: str, owner: str, record: str, left: LeftWords) -> bool:
         """Record the end; False: it has another one already."""
-        return bool(self._run(pool_scripts.END, [launch, owner, record]))
+        return bool(self._run(pool_scripts.END, [launch, owner, record, json.dumps(left)]))
+
+    def left(self, launch: str) -> LeftWords | None:
+        """Return what the task has said of the launch's files; None: the launch is not known."""
+        (state,), (text,) = self._fields([launch], "state"), self._fields([launch], "left")
+        if state in (None, "unknown", "withdrawn"):
+            return None
+        try:
+            base, globs, why = json.loads(text or '["/run",[],""]')
+            return LeftWords(str(base), [str(it) for it in globs], str(why))
+        except (ValueError, TypeError, RecursionError):
+            return LeftWords(why=f"the pool's server holds nonsense about its files: {text!r:.80}")
 
     def give_up(self, launch: str, slack: float, record: str) -> bool:
         """End a launch whose lease ran out ``slack`` seconds ago; False: it has been prolonged, or ended."""
         return bool(self._run(pool_scripts.GIVE_UP, [launch, _ms(slack), record]))
 
     def seal(self, launches: Sequence[tuple[str, Token]], record: str) -> list[str]:
-        """Make sure that what has not started never does; return ``sealed``, or the state of what has."""
+        """Make sure that what has not started never does; return ``sealed``, or the state of what has.
+
+        One that is not known: it was never submitted; without a token it was, and is ``unknown`` from now on.
+        """
         said: list[str] = []
         for some in _batches(launches):
             said += self._run(pool_scripts.SEAL, [record, *(word for pair in some for word in pair)])
@@ -147,10 +184,10 @@ class PoolRecord:
                 return list(dict.fromkeys(found))
 
     def forget(self, ids: Sequence[str]) -> None:
-        """Drop ended launches."""
+        """Drop launches of which nothing is left to be told."""
         for some in _batches(ids):
             states = self._fields(some, "state")
-            gone = [it for it, state in zip(some, states, strict=True) if state == "ended"]
+            gone = [it for it, state in zip(some, states, strict=True) if state in OVER]
             if gone:
                 self.client.unlink(*(f"{PREFIX}run:{it}" for it in gone))
 

@@ -2,6 +2,8 @@
 
 A launch is the hash ``<prefix>run:<id>``; its `state` is held → queued → started → running → ended. From `started` on
 it has an `owner`, drawn by the one task that took it, and `until`: the server's time (ms) to which its lease runs.
+Two states stand beside this: `withdrawn`, which may be held anew, and `unknown`, what was committed and the server
+has lost: nothing of it starts any more, and a lease after `until`, when that was found out, nothing of it is left.
 Time is the server's alone. Every script gets the prefix as KEYS[1]; the keys beside the hash are made from it, so a
 pool is one server, as RQ wants it.
 """
@@ -26,11 +28,13 @@ end
 local function unstarted(state) return state == 'held' or state == 'queued' end
 """
 
-# id, token, record, queue, list for notices, specification; six of each launch. A launch that is known stays as it is.
+# id, token, record, queue, list for notices, specification; six of each launch. A launch that is known stays as it is,
+# but for one that was withdrawn.
 HOLD = """
 local said = {}
 for i = 1, #ARGV, 6 do
   local id = ARGV[i]
+  if redis.call('HGET', run(id), 'state') == 'withdrawn' then redis.call('DEL', run(id)) end
   if redis.call('HSETNX', run(id), 'state', 'held') == 1 then
     redis.call('HSET', run(id), 'token', ARGV[i+1], 'record', ARGV[i+2], 'queue', ARGV[i+3], 'ends', ARGV[i+4])
     redis.call('SET', P .. 'spec:' .. id, ARGV[i+5])
@@ -87,12 +91,13 @@ end
 return 1
 """
 
-# id, owner, exit record. Of its owner alone, and only once; the same again is the same.
+# id, owner, exit record, what is left of its files. Of its owner alone, and only once; the same again is the same.
 END = """
 local id = ARGV[1]
 local f = redis.call('HMGET', run(id), 'state', 'owner', 'end')
 if f[2] ~= ARGV[2] then return 0 end
 if f[1] == 'ended' then return f[3] == ARGV[3] and 1 or 0 end
+redis.call('HSET', run(id), 'left', ARGV[4])
 finish(id, ARGV[3], 'end')
 return 1
 """
@@ -106,14 +111,20 @@ finish(id, ARGV[3], 'end')
 return 1
 """
 
-# exit record, then id and token of each launch. What has not started never will. Returns sealed, or the state.
+# exit record, then id and token of each launch. What has not started never will. Returns sealed, or the state. One that
+# is not there was never submitted where a token is given; without one it was, and may have started: unknown.
 SEAL = """
 local said = {}
 for i = 2, #ARGV, 2 do
   local id = ARGV[i]
   local f = redis.call('HMGET', run(id), 'state', 'sealed')
-  if not f[1] then
-    redis.call('HSET', run(id), 'state', 'ended', 'sealed', 1, 'token', ARGV[i+1], 'end', ARGV[1])
+  if not f[1] and ARGV[i+1] == '' then
+    redis.call('HSET', run(id), 'state', 'unknown', 'until', now())
+    redis.call('EXPIRE', run(id), 604800)
+    f[1] = 'unknown'
+  elseif not f[1] or f[1] == 'withdrawn' then
+    redis.call('HSET', run(id), 'state', 'ended', 'sealed', 1, 'end', ARGV[1])
+    if ARGV[i+1] ~= '' then redis.call('HSET', run(id), 'token', ARGV[i+1]) end
     redis.call('EXPIRE', run(id), 86400)
     f[2] = '1'
   elseif unstarted(f[1]) then
@@ -133,7 +144,8 @@ for i = 2, #ARGV do
   local id = ARGV[i]
   if unstarted(redis.call('HGET', run(id), 'state')) then
     finish(id, ARGV[1], 'end')
-    redis.call('DEL', run(id))
+    redis.call('HDEL', run(id), 'end')
+    redis.call('HSET', run(id), 'state', 'withdrawn', 'sealed', 1)
     said[#said + 1] = id
   end
 end

@@ -21,6 +21,8 @@ DEFAULT = "env:JOBMILL_REDIS_URL"  # the pipeline's own server
 # How the answer of a server begins that may serve later.
 PASSING = ("LOADING", "MASTERDOWN", "BUSY", "MISCONF", "READONLY", "NOREPLICAS", "OOM")
 
+RETRIES = ("retry", "retry_on_error", "retry_on_timeout")  # options that would repeat a command whose reply was cut
+
 
 def checked(url: object, where: str) -> str:
     """Return a `url` option: a URL without a password, ``env:NAME`` or ``file:/path``; raise ConfigError.
@@ -68,20 +70,27 @@ def resolved(url: str, environ: Mapping[str, str] = os.environ) -> str:
 
 def connect(url: str, timeout: float = TIMEOUT) -> redis.Redis:
     """Return a lazy client that sends every command once: whoever calls decides what a cut reply means."""
+    ours = {"socket_timeout": timeout, "retry": Retry(NoBackoff(), 0), "decode_responses": False}
     try:
-        return redis.Redis.from_url(
-            resolved(url), socket_timeout=timeout, socket_connect_timeout=timeout, retry=Retry(NoBackoff(), 0)
-        )
-    except ValueError:  # it may quote the address, and that the password
+        pool = redis.ConnectionPool.from_url(resolved(url))
+        # What the address says after its question mark is the library's: it must not undo what we rely on.
+        options = {k: v for k, v in pool.connection_kwargs.items() if k not in RETRIES} | ours
+        if "path" not in options:
+            options["socket_connect_timeout"] = timeout
+        pool.connection_kwargs = options
+        pool.make_connection()  # connects to nothing; finds an option that there is not
+        return redis.Redis.from_pool(pool)
+    except (ValueError, TypeError):  # it may quote the address, and that the password
         raise SystemUnavailable(
-            "the address of the pool's server cannot be parsed; write redis://host:6379/0"
+            "the address of the pool's server cannot be parsed, or has an option that nobody knows; write "
+            "redis://host:6379/0"
         ) from None
 
 
 def like(client: redis.Redis, timeout: float) -> redis.Redis:
     """Return a client of the same server with connections and deadlines of its own: what an RQ worker has given us."""
     _, connection_class, found = parse_connection(client)
-    options = {k: v for k, v in found.items() if k not in ("retry", "retry_on_error", "retry_on_timeout")}
+    options = {k: v for k, v in found.items() if k not in RETRIES}
     options |= {"socket_timeout": timeout, "retry": Retry(NoBackoff(), 0), "decode_responses": False}
     if "path" not in options:
         options["socket_connect_timeout"] = timeout

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import redis
 
 from jobmill.errors import StageFailed
+from jobmill.systems.place import Here, Kind
 from jobmill.systems.pool_files import PoolFiles
-from jobmill.systems.pool_place import ROOM, WORK, PoolPlace
-from jobmill.systems.pool_record import PREFIX
+from jobmill.systems.pool_place import ROOM, PoolPlace
+from jobmill.systems.pool_record import PREFIX, PoolRecord
 from jobmill.systems.retrieval import bring_home
+from jobmill.systems.staging import shown, told, walk
 from jobmill.systems.system import Progress, Transfer
 
 MIB = 1 << 20
@@ -23,44 +24,45 @@ def give(client: redis.Redis, launch: str, inputs: Sequence[Transfer], keep: int
 
     Raises StageFailed for an input that is not there, or for more than ``keep`` bytes of them.
     """
-    files: list[tuple[str, Path]] = []
-    folders: list[str] = []
-    for number, each in enumerate(inputs):
-        source = Path(each.source)
-        if source.is_dir():
-            folders.append(str(number))
-            for base, _, names in os.walk(source):
-                paths = [Path(base) / name for name in names]
-                files += [(f"{number}/{path.relative_to(source)}", path) for path in paths if path.is_file()]
-        elif source.is_file():
-            files.append((str(number), source))
-        else:
-            raise StageFailed(f"input {each.source}: there is no such file or folder; correct `inputs`")
-    try:
-        total = sum(path.stat().st_size for _, path in files)
-        if total > keep:
-            words = f"inputs of {_size(total)} are more than the {_size(keep)} of `keep`; raise it, or use `shared`"
-            raise StageFailed(words)
-        there = PoolFiles(client, PREFIX, launch, "in")
-        done = 0
-        for at, (name, path) in enumerate(files):
-            progress(f"stages in {at}/{len(files)}, {_size(done)} of {_size(total)}")
-            done += there.put(name, path)
-        there.note(" ".join(folders))
-        return there.key
-    except OSError as error:
-        raise StageFailed(f"input {error.filename}: {error.strerror}") from None
+    transfers = [Transfer(source=it.source, target=str(number)) for number, it in enumerate(inputs)]
+    items = walk(Here(), transfers, progress)
+    files = [item for item in items if item.entry.kind is Kind.FILE]
+    total = sum(item.entry.size for item in files)
+    if total > keep:
+        words = f"inputs of {_size(total)} are more than the {_size(keep)} of `keep`; raise it, or use `shared`"
+        raise StageFailed(words)
+    there = PoolFiles(client, PREFIX, launch, "in")
+    done = brought = 0
+    for item in items:
+        progress(f"stages in {brought}/{len(files)}, {_size(done)} of {_size(total)}")
+        if item.entry.kind is not Kind.FILE or item.leads:
+            there.shape(item.target, item.leads)
+            continue
+        with told(item.source):
+            before = done
+            done += there.put(item.target, Path(item.source), lambda size: progress("stages in"))
+            brought += 1
+        if done - before > item.entry.size and done > keep:
+            raise StageFailed(f"{shown(item.source)} grows while it is copied; let it be written to its end first")
+    return there.key
 
 
-def fetch(client: redis.Redis, launch: str, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
+def fetch(record: PoolRecord, launch: str, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
     """Bring home what a launch left; return the globs that match nothing.
 
-    Raises StageFailed when something that is wanted was left out, or is only there in part.
+    Raises StageFailed when something that is wanted was left out, is only there in part, or cannot be known of.
     """
-    there = PoolFiles(client, PREFIX, launch, "out")
-    place = PoolPlace(there)
-    workdir = WORK if list(place.entries(WORK)) else None
-    unmatched = bring_home(place, ROOM, workdir, str(folder), globs, progress)
+    left = record.left(launch)
+    if left is None:
+        raise StageFailed("the pool's server does not know the launch any more, nor its files")
+    there = PoolFiles(record.client, PREFIX, launch, "out")
+    unmatched = bring_home(PoolPlace(there), ROOM, left.base, str(folder), globs, progress)
+    if left.why:
+        raise StageFailed(left.why)
+    undeclared = [] if left.base.startswith(ROOM) else [it for it in unmatched if it not in left.globs]
+    if undeclared:
+        words = "was not said to be wanted before the launch, which ran in a folder of its own on its host"
+        raise StageFailed(f"{undeclared[0]}: {words}")
     if there.noted():
         raise StageFailed(f"{there.noted()}; raise `keep` of the system, or use `shared`")
     return unmatched

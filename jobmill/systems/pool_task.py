@@ -21,13 +21,13 @@ from typing import Any
 import redis
 from rq import get_current_job
 
-from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.errors import StageFailed, StageStopped, SystemUnavailable
 from jobmill.systems import pool_server, run_folder
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.pool_files import PoolFiles
 from jobmill.systems.pool_lease import PoolLease, beat_of
-from jobmill.systems.pool_record import PREFIX, PoolRecord
-from jobmill.systems.pool_results import bring, place_inputs
+from jobmill.systems.pool_record import PREFIX, LeftWords, PoolRecord
+from jobmill.systems.pool_results import base_of, bring, place_inputs
 from jobmill.systems.pool_room import PoolRoom, root, sweep
 from jobmill.systems.pool_words import HERE, OUTPUTS, STEPS
 from jobmill.systems.system import (
@@ -46,6 +46,7 @@ PATH = "jobmill.systems.pool_task.perform"  # as RQ's jobs name it
 TIMEOUT = 5.0  # seconds without an answer after which a connection counts as dead
 LOOK = 0.5  # seconds between looks at a launch for which nobody waits any more, or that is being killed
 CLEAR = 0.05  # seconds between looks at what an ended launch left running
+PART = 8 << 20  # bytes of a file that are given at once
 PROGRESS = 2.0  # seconds between looks at its steps
 AGAIN = 1.0  # seconds between attempts to tell the end
 PATIENCE = 86400.0  # seconds for which it is tried
@@ -95,6 +96,11 @@ class PoolTask:
         self._grace = float(self._terms["kill_grace"])
         self._lease_time = lease
         self._end: ExitInfo | None = None
+        self._left = LeftWords()
+        files = dict(self._submission.files)
+        wanted = files.pop(OUTPUTS, None)  # for us, not for the job
+        self._submission = replace(self._submission, files=files)
+        self._globs = _globs(wanted)
 
     def serve(self, asked: float) -> str:
         """Run it; ``asked``: time.monotonic() before its marker was taken."""
@@ -130,9 +136,11 @@ class PoolTask:
             folder = os.fsdecode(run_folder.enter(os.fsencode(room.folder), self._token))
             submission = _placed(self._submission, folder)
             if not shared:
-                inputs = PoolFiles(self._record.client, PREFIX, self._launch, "in")
-                place_inputs(inputs, submission, Path(folder))
-        except (OSError, StageFailed, redis.RedisError, run_folder.Superseded) as error:
+                submission = self._prepared(submission, Path(folder), room.folder / "stage", lease)
+        except StageStopped as error:
+            self._end = _unstarted(str(error), reason="node_fail" if lease.lost or lease.ran_out else "not_started")
+            return True
+        except (OSError, StageFailed, SystemUnavailable, redis.RedisError, run_folder.Superseded) as error:
             self._end = _unstarted(f"cannot be prepared on {run_folder.HOST}: {error}", reason="stage_failed")
             return True
         system = LocalSystem(
@@ -159,9 +167,30 @@ class PoolTask:
             return True
         return self._bring(Path(folder), Path(submission.workdir or folder), lease)
 
+    def _prepared(self, submission: Submission, folder: Path, stage: Path, lease: PoolLease) -> Submission:
+        """Bring the inputs to this host, as long as they are wanted; a cut is waited out."""
+
+        def progress(words: str) -> None:
+            lease.progress = words
+            if lease.lost or lease.ran_out:
+                raise StageStopped(f"could not prolong its lease of {self._lease_time:g} s while its inputs came")
+            if lease.wish:
+                raise StageStopped("it was killed before it started")
+
+        while submission.inputs:
+            try:
+                progress("stages in")
+                inputs = PoolFiles(self._record.client, PREFIX, self._launch, "in")
+                return place_inputs(inputs, submission, folder, stage, progress)
+            except (redis.ConnectionError, redis.TimeoutError):
+                time.sleep(AGAIN)
+        return replace(submission, staged=None)
+
     def _bring(self, folder: Path, workdir: Path, lease: PoolLease) -> bool:
         """Bring what it left to the pool's server; False: not all of it is there."""
-        globs = json.loads(self._submission.files.get(OUTPUTS) or "[]")
+        globs = self._globs
+        self._left = LeftWords(base_of(folder, workdir), globs or ())
+        where = f"what it left is in {folder} on {run_folder.HOST} for a week"
         while True:
             try:
                 out = PoolFiles(self._record.client, PREFIX, self._launch, "out")
@@ -170,7 +199,8 @@ class PoolTask:
                 if lease.lost or lease.ran_out:
                     return False
                 time.sleep(AGAIN)
-            except (redis.RedisError, OSError):  # a full server, a file that cannot be read: the end is told anyway
+            except (redis.RedisError, StageFailed, OSError) as error:  # a full server: the end is told anyway, and this
+                self._left = self._left._replace(why=f"the files could not be brought ({error}); {where}")
                 return False
 
     def _watch(self, system: LocalSystem, handle: str, lease: PoolLease) -> None:
@@ -186,14 +216,14 @@ class PoolTask:
             wish = 2 if over else lease.wish
             if wish > killed or over:
                 system.kill([handle], force=wish > 1)
-                killed = wish
+                killed = min(wish, 1)  # TERM once, KILL until it has done its work
             while lease.asks:
                 self._answer(system, handle, lease.asks.popleft())
             now = time.monotonic()
             if now - looked > PROGRESS:
                 look = system.status([handle])[handle]
                 lease.progress, looked = look.progress or "", now
-            wait = LOOK if over or unwatched else min(PROGRESS, lease.beat)
+            wait = LOOK if wish > 1 or unwatched else min(PROGRESS, lease.beat)
             poll.poll(wait * 1000)
             for notice in system.ends():
                 if isinstance(notice, Start):
@@ -223,10 +253,10 @@ class PoolTask:
 
     def _answer(self, system: LocalSystem, handle: str, words: list[Any]) -> None:
         """Give a part of a file to who asked for it: log, stream, offset, limit, list for the answer."""
-        with contextlib.suppress(ValueError, TypeError, OSError, redis.RedisError):
+        with contextlib.suppress(ValueError, TypeError, OverflowError, OSError, redis.RedisError):
             word, stream, offset, limit, key = words
             if word == "log" and str(key).startswith(f"{PREFIX}answer:"):
-                part = system.logs(handle, str(stream), int(offset), int(limit))
+                part = system.logs(handle, str(stream), max(0, int(offset)), max(0, min(int(limit), PART)))
                 with self._record.client.pipeline() as pipe:
                     pipe.rpush(key, part)
                     pipe.expire(key, 60)
@@ -237,7 +267,7 @@ class PoolTask:
         with contextlib.suppress(redis.RedisError):
             PoolFiles(self._record.client, PREFIX, self._launch, "in").drop()
         text = info.to_json()
-        told = _surely(lambda: self._record.end(self._launch, self._owner, text))
+        told = _surely(lambda: self._record.end(self._launch, self._owner, text, self._left))
         return str(info.exit_status) if told else "ended before: its lease had run out"
 
 
@@ -266,7 +296,16 @@ def _placed(it: Submission, folder: str) -> Submission:
         argv = (sys.executable, "-I", "-S", str(STEPPER), folder)
     targets = [replace(each, target=real(each.target) or "") for each in it.inputs]
     paths = {name: real(getattr(it, name)) for name in ("workdir", "stdin", "stdout", "stderr")}
-    return replace(it, argv=argv, inputs=targets, staged=None, **paths)  # type: ignore[arg-type]  # texts, as the fields are
+    return replace(it, argv=argv, inputs=targets, **paths)  # type: ignore[arg-type]  # texts, as the fields are
+
+
+def _globs(wanted: str | None) -> list[str] | None:
+    """Return the globs of what a launch is to leave; None where it does not say so."""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(wanted or "")
+        if isinstance(found, list):
+            return [str(glob) for glob in found]
+    return None
 
 
 def _found(system: LocalSystem, handle: str) -> ExitInfo | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import redis
 from rq import Queue
-from rq.exceptions import NoSuchJobError
 from rq.job import Job
 from rq.worker_registration import WORKERS_BY_QUEUE_KEY
 
@@ -16,7 +18,9 @@ from jobmill.systems.pool_task import PATH
 FOR_EVER = -1  # RQ's word for a job without a time limit: walltimes are kept beside the job
 RESULT_TTL, FAILURE_TTL = 600, 86400  # seconds for which RQ shows what is over; the exit record is elsewhere
 RQ_JOBS = Job.key_for("")  # RQ's key of a job without its id
+RESULTS = "rq:results:"  # RQ's key of a job's results without its id
 DEAD = ("failed", "stopped", "canceled", "finished")  # RQ is through with a job
+MOST, LONGEST = 1 << 20, 1000  # bytes of a traceback that are unpacked; signs of its last line that are told
 
 
 class Line(NamedTuple):
@@ -79,13 +83,18 @@ class PoolWorkers:
             self._client.unlink(*(RQ_JOBS + it for it in launches))
 
     def why(self, launch: str) -> str:
-        """Return the last line of what RQ says of a failed job."""
-        try:
-            result = Job.fetch(launch, connection=self._client).latest_result()
-        except NoSuchJobError:
+        """Return the last line of what RQ says of a failed job.
+
+        RQ's own way to its results unpickles them: who writes to the pool's server would run code here.
+        """
+        if not self._client.exists(RQ_JOBS + launch):
             return "RQ does not have it any more"
-        lines = ((result.exc_string if result is not None else "") or "").strip().splitlines()
-        return lines[-1] if lines else "RQ does not say why"
+        found = cast("list[tuple[bytes, dict[bytes, bytes]]]", self._client.xrevrange(RESULTS + launch, count=1))
+        lines: list[str] = []
+        with contextlib.suppress(ValueError, zlib.error):
+            packed = base64.b64decode(found[0][1].get(b"exc_string", b"") if found else b"")
+            lines = zlib.decompressobj().decompress(packed, MOST).decode("utf-8", "replace").strip().splitlines()
+        return lines[-1][-LONGEST:] if lines else "RQ does not say why"
 
     def seen(self, worker: str) -> str:
         """Return in words what RQ knows of a worker."""

@@ -31,7 +31,7 @@ def bring_home(
     staging = Staging(there, here, progress, words=WORDS)
     for names in (FIRST, OWN):
         staging.bring(_present(there, run_folder, names), home, replace=True, grows=True)
-    staging.bring(_present(there, run_folder, _step_logs(home)), home, replace=True, grows=True)
+    staging.bring(_present(there, run_folder, step_logs(home)), home, replace=True, grows=True)
     base = workdir or run_folder
     unmatched: list[str] = []
     found: dict[str, None] = {}
@@ -58,8 +58,8 @@ def _present(there: Place, folder: str, names: Sequence[str]) -> list[Item]:
     return items
 
 
-def _step_logs(home: str) -> list[str]:
-    """Return the names of the logs of the launch's steps, by the job.yaml that has come home."""
+def step_logs(home: str) -> list[str]:
+    """Return the names of the logs of the launch's steps, by the job.yaml that has come to this run folder."""
     try:
         with open(os.path.join(home, "job.yaml"), encoding="utf-8") as file:
             steps = json.load(file).get("steps", [])

@@ -202,11 +202,14 @@ class Watch:
     def _finish(self, it: Running, code: int, status: int, usage: child_wait.Usage) -> bool:
         """Record the end of a leader; return False when its tree has still to be killed."""
         record = exit_record(it, code, status, usage)
-        if it.phase:
+        if it.phase or self.leash is not None:  # bounded by a leash it is over as a whole: nobody could end the rest
             it.ended = process_tree.ticks_now()
             others = process_tree.members(it.token, it.folder, it.pid, it.start, it.ended, self.spare)
             if others:
                 self._tell(it, run_folder.end_line("left", record))
+                if not it.phase:
+                    it.phase, it.deadline = TERMED, time.monotonic() + self.grace
+                    process_tree.kill(it.token, it.folder, it.pid, it.start, it.ended, False, 0.0, self.spare)
                 self.lingering[it.token] = (it, record)
                 self._note(time.monotonic() + FIRM)
                 return False

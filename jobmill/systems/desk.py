@@ -5,100 +5,74 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import select
 import socket
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from jobmill.errors import SystemUnavailable
+from jobmill.systems import far_words
 from jobmill.systems.far_guard import Open
 from jobmill.systems.greeting import Greeting, command
 
 PART = 1 << 16  # bytes
+TURN = 64  # parts that are read before it is another desk's turn
+ANSWER_MOST = 64 << 20  # bytes of one answer
 DEADLINE = 4.0  # seconds for a question; a worker must get back to its heartbeat
+LATE = 0.3  # seconds, where the last question was not answered in time: an outage must not cost that much each time
 GIVEN_UP = 60.0  # seconds without a byte after which another channel is opened
 
 
 class Desk:
     """Asks one far host. Not shared between threads.
 
-    A deadline that is over leaves the channel as it is: a slow host goes on to greet us, or to answer, meanwhile.
+    A deadline that is over leaves the channel as it is: a slow host goes on to greet us, or to answer, meanwhile. It
+    is asked nothing new before it has answered: else questions would gather there faster than it deals with them.
     """
 
     def __init__(self, name: str, open_: Open, *, python: str, greeting: Callable[[], Greeting]) -> None:
         self.facts: dict[str, Any] = {}  # what the host said of itself at the last opening
+        self.late = False  # the last question was not answered in time
         self._name, self._open, self._make_greeting = name, open_, greeting
         self._python = python
         self._link: socket.socket | None = None
         self._greeting: Greeting | None = None  # until the desk there is ready
         self._read = bytearray()
+        self._seen = 0  # bytes of it in which there is no line break
         self._heard = 0.0  # time.monotonic() of the last byte
-        self._number = 0
-        self._strict = False  # errors of files are the caller's business
+        self._number = 0  # of the last question
+        self._line = b""  # that question
+        self._owed = 0  # the number of a question that was sent and not answered; 0: there is none
+        self._fresh = False  # the link was opened for this question
+        self._answer: Any = None
 
     def ask(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> Any:
         """Return the answer to one question; raise SystemUnavailable after ``deadline`` seconds or when the link ends.
 
         A question may have had its effect all the same: every verb may be repeated.
         """
-        self.send(verb, deadline=deadline, **values)
-        return self.answer(deadline=deadline)
-
-    def send(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> None:
-        """Put a question; `answer` reads what comes. So many hosts are asked beside one another."""
-        until = time.monotonic() + deadline
-        self._number += 1
-        line = json.dumps({"n": self._number, "verb": verb, **values}).encode("ascii") + b"\n"
-        if self._link is not None and time.monotonic() - self._heard > GIVEN_UP and not self._alive():
-            self.close()
-        fresh = self._link is None
         try:
-            self._greet(until)
-            self._write(line, until)
-        except ConnectionError as error:
-            self.close()
-            if fresh:
-                raise self._unavailable(error) from None
-            try:  # the link of an earlier question has ended meanwhile
-                self._greet(until)
-                self._write(line, until)
-            except ConnectionError as again:
-                self.close()
-                raise self._unavailable(again) from None
-
-    def answer(self, *, deadline: float = DEADLINE) -> Any:
-        """Return the answer to the last question; raise SystemUnavailable."""
-        until = time.monotonic() + deadline
-        try:
-            while True:
-                while (end := self._read.find(b"\n")) < 0:
-                    self._read += self._receive(until)
-                line = bytes(self._read[:end])
-                del self._read[: end + 1]
-                found = json.loads(line)
-                if found["n"] == self._number:
-                    break
-        except (ConnectionError, ValueError, KeyError, TypeError) as error:
-            self.close()
-            raise self._unavailable(error) from None
-        if found.get("errno") and self._strict:
-            raise OSError(found["errno"], found["error"])
-        if "error" in found:
-            raise SystemUnavailable(f"{self._name}: its desk could not answer: {found['error']}")
-        return found["answer"]
+            return self.file(verb, deadline=deadline, **values)
+        except OSError as error:
+            raise self._unavailable(f"its desk could not answer: {error.strerror or error}") from None
 
     def file(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> Any:
         """Ask something about a file; raise OSError with the host's own number as well."""
-        self._strict = True
-        try:
-            return self.ask(verb, deadline=deadline, **values)
-        finally:
-            self._strict = False
+        self.put(verb, **values)
+        until = time.monotonic() + deadline
+        while not self.turn():
+            if not _wait([self], until):
+                raise self.give_up()
+        return self.take()
 
     def read(self, token: str, stream: str, offset: int, limit: int, *, deadline: float = DEADLINE) -> bytes:
         """Return a part of a file of a run folder."""
         found = self.ask("read", deadline=deadline, token=token, stream=stream, offset=offset, limit=limit)
-        return base64.b64decode(found)
+        try:
+            return base64.b64decode(found, validate=True)[:limit]
+        except (ValueError, TypeError):
+            raise self._unavailable("its desk answers nonsense instead of a part of a file") from None
 
     def close(self) -> None:
         """Hang up."""
@@ -107,92 +81,181 @@ class Desk:
                 self._link.close()
         self._link = self._greeting = None
         self._read.clear()
+        self._seen = self._owed = 0
 
-    def _alive(self) -> bool:
-        """Tell whether the quiet link is only that: nothing was asked of it for long."""
-        assert self._link is not None
-        self._link.setblocking(False)
-        try:
-            return self._greeting is None and bool(self._link.recv(1, socket.MSG_PEEK))
-        except BlockingIOError:
-            return self._greeting is None
-        except OSError:
-            return False
+    # One question among others: `put`, `turn` until it is True, `take`; or `give_up`.
 
-    def _greet(self, until: float) -> None:
-        """Open a channel where there is none, and wait until the desk there is ready."""
-        if self._link is None:
-            self._read.clear()
+    def put(self, verb: str, **values: Any) -> None:
+        """Put a question, in the place of one before it."""
+        self._number += 1
+        self._line = json.dumps({"n": self._number, "verb": verb, **values}).encode("ascii") + b"\n"
+        self._answer = None
+        waits = self._owed or self._greeting is not None
+        if self._link is not None and waits and time.monotonic() - self._heard > GIVEN_UP:
+            self.close()
+        self._fresh = self._link is None
+
+    def fileno(self) -> int:
+        """Return what becomes readable when `turn` has something to do; -1 without a link."""
+        return -1 if self._link is None else self._link.fileno()
+
+    def turn(self) -> bool:
+        """Do what can be done without waiting; True: there is an answer, or none will come."""
+        while True:
             try:
-                self._link = self._open(command(self._python))
+                return self._go_on()
+            except ConnectionError as error:
+                self.close()
+                if self._fresh:
+                    self._answer = self._unavailable(str(error) or type(error).__name__)
+                    return True
+                self._fresh = True  # the link of an earlier question has ended meanwhile
+
+    def take(self) -> Any:
+        """Return the answer that has come; raise SystemUnavailable, or OSError with the host's own number."""
+        answer, self._answer = self._answer, None
+        if isinstance(answer, SystemUnavailable):
+            raise answer
+        number, words = answer.get("errno"), str(answer.get("error", ""))[:1000]
+        if type(number) is int:
+            raise OSError(number, words)
+        if words or "answer" not in answer:
+            raise self._unavailable(f"its desk could not answer: {words or 'it says neither answer nor error'}")
+        return answer["answer"]
+
+    def give_up(self) -> SystemUnavailable:
+        """Wait no longer; return why."""
+        self.late = True
+        if self._greeting is not None:
+            return self._unavailable("the connection is being made")
+        earlier = self._owed and self._owed != self._number
+        return self._unavailable("no answer yet" + (" to an earlier question" if earlier else ""))
+
+    def _go_on(self) -> bool:
+        if self._link is None:
+            self._begin()
+        assert self._link is not None
+        for _ in range(TURN):
+            if self._greeting is None:
+                if self._take_line():
+                    return True
+                if not self._owed:
+                    self._write(self._line)
+                    self._owed = self._number
+            try:
+                data = self._link.recv(PART)
+            except BlockingIOError:
+                return False
             except OSError as error:
                 raise ConnectionError(str(error)) from error
+            if not data:
+                greeting = self._greeting
+                raise ConnectionError("the connection was lost" if greeting is None else greeting.ended(self._python))
             self._heard = time.monotonic()
-            self._greeting = self._make_greeting()
-            with contextlib.suppress(ConnectionError):  # what was said before the end says why
-                self._write(self._greeting.opening, until)
-        while (greeting := self._greeting) is not None:
-            try:
-                data = self._receive(until)
-            except ConnectionError:
-                raise ConnectionError(greeting.ended(self._python)) from None
-            answer, rest = greeting.feed(data)
-            if greeting.error:
-                raise ConnectionError(greeting.error)
-            if answer:
-                self._write(answer, until)
-            self._read += rest
-            if greeting.facts is not None:
-                self.facts, self._greeting = dict(greeting.facts), None
+            self._feed(data)
+        return False
 
-    def _write(self, data: bytes, until: float) -> None:
+    def _begin(self) -> None:
+        """Open a channel; it is greeted by and by."""
+        try:
+            self._link = self._open(command(self._python))
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        except SystemUnavailable as error:
+            raise ConnectionError(str(error)) from error
+        self._heard = time.monotonic()
+        self._greeting = self._make_greeting()
+        with contextlib.suppress(ConnectionError):  # what was said before the end says why
+            self._write(self._greeting.opening)
+
+    def _feed(self, data: bytes) -> None:
+        greeting = self._greeting
+        if greeting is None:
+            self._read += data
+            if len(self._read) > ANSWER_MOST:
+                raise ConnectionError(f"its desk says more than {ANSWER_MOST >> 20} MiB at once")
+            return
+        answer, rest = greeting.feed(data)
+        if greeting.error:
+            raise ConnectionError(greeting.error)
+        if answer:
+            self._write(answer)
+        self._read += rest
+        if greeting.facts is not None:
+            self.facts, self._greeting, self.late = dict(greeting.facts), None, False
+
+    def _take_line(self) -> bool:
+        """Take lines until one answers the question."""
+        while (end := self._read.find(b"\n", self._seen)) >= 0:
+            line = bytes(self._read[:end])
+            del self._read[: end + 1]
+            self._seen = 0
+            try:
+                found = far_words.parsed(line)
+            except ValueError as error:
+                raise ConnectionError(f"its desk answers nonsense: {error}") from None
+            if not self._owed or found.get("n") != self._owed:
+                continue
+            answers, self._owed, self.late = self._owed == self._number, 0, False
+            if answers:
+                self._answer = found
+                return True
+        self._seen = len(self._read)
+        return False
+
+    def _write(self, data: bytes) -> None:
+        """Write all of it: one question and the payload have room in the socket's buffer."""
         assert self._link is not None
-        self._link.settimeout(max(0.01, until - time.monotonic()))
+        self._link.settimeout(DEADLINE)
         try:
             self._link.sendall(data)
-        except TimeoutError:  # nobody knows how much of it went
-            self.close()
-            raise self._unavailable(TimeoutError("it takes no more questions")) from None
-        except OSError as error:
+        except OSError as error:  # after a time-out nobody knows how much of it went
             raise ConnectionError(str(error)) from error
+        finally:
+            self._link.setblocking(False)
 
-    def _receive(self, until: float) -> bytes:
-        if self._link is None:
-            raise ConnectionError("nothing was asked")
-        self._link.settimeout(max(0.01, until - time.monotonic()))
-        try:
-            data = self._link.recv(PART)
-        except TimeoutError:
-            words = "no answer yet" if self._greeting is None else "the connection is being made"
-            raise self._unavailable(TimeoutError(words)) from None
-        except OSError as error:
-            raise ConnectionError(str(error)) from error
-        if not data:
-            raise ConnectionError("the connection was lost")
-        self._heard = time.monotonic()
-        return data
-
-    def _unavailable(self, error: Exception) -> SystemUnavailable:
-        words = str(error) or type(error).__name__
+    def _unavailable(self, words: str) -> SystemUnavailable:
         return SystemUnavailable(words if words.startswith(f"{self._name}: ") else f"{self._name}: {words}")
 
 
 def ask_all(
     questions: Sequence[tuple[Desk, dict[str, Any]]], verb: str, *, deadline: float = DEADLINE
 ) -> list[Any | SystemUnavailable]:
-    """Ask many hosts beside one another; return the answers, the SystemUnavailable of each that has none."""
-    until = time.monotonic() + deadline
-    answers: list[Any | SystemUnavailable] = []
-    for desk, values in questions:
-        try:
-            desk.send(verb, deadline=max(0.01, until - time.monotonic()), **values)
-            answers.append(None)
-        except SystemUnavailable as error:
-            answers.append(error)
-    for i, (desk, _) in enumerate(questions):
-        if answers[i] is None:
-            try:
-                answers[i] = desk.answer(deadline=max(0.01, until - time.monotonic()))
-            except SystemUnavailable as error:
-                answers[i] = error
+    """Ask many hosts beside one another; return the answers, the SystemUnavailable of each that has none.
+
+    None waits for another: neither for its connection nor for its answer. One that was late is waited for only shortly.
+    """
+    answers: list[Any | SystemUnavailable] = [None] * len(questions)
+    until: dict[int, float] = {}
+    for i, (desk, values) in enumerate(questions):
+        until[i] = time.monotonic() + (min(deadline, LATE) if desk.late else deadline)
+        desk.put(verb, **values)
+    while until:
+        for i in list(until):
+            desk = questions[i][0]
+            if desk.turn():
+                try:
+                    answers[i] = desk.take()
+                except SystemUnavailable as error:
+                    answers[i] = error
+                except OSError as error:
+                    answers[i] = SystemUnavailable(f"its desk could not answer: {error.strerror or error}")
+                del until[i]
+            elif time.monotonic() >= until[i]:
+                answers[i] = desk.give_up()
+                del until[i]
+        if until:
+            _wait([questions[i][0] for i in until], min(until.values()))
     return answers
+
+
+def _wait(desks: Sequence[Desk], until: float) -> bool:
+    """Wait until one of them has something to read; False: the time is over."""
+    left = until - time.monotonic()
+    if left <= 0:
+        return False
+    poll = select.poll()
+    for desk in desks:
+        poll.register(desk.fileno(), select.POLLIN)
+    poll.poll(left * 1000 + 1)
+    return True

@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+from jobmill.systems import far_words
 from jobmill.systems.greeting import Greeting, command
 from jobmill.systems.guarded import Guarded
 
@@ -46,13 +47,19 @@ class FarGuard(Guarded):
             self.preface += answer
             if self._greeting.error:
                 self.why, self.permanent = self._greeting.error, self._greeting.permanent
+                self._hang_up()
             if self._greeting.facts is None:
                 return ()
             self.facts, self._greeting = self._greeting.facts, None
             self.env = self._make_env(self.facts)
             self.host = str(self.facts["host"])
             self.ready = True
-        return super().feed(data)
+        lines = super().feed(data)
+        if len(self.partial) > far_words.LINE_MOST:
+            self.why, self.partial = "its guard says more than any event has", b""
+            self._hang_up()
+            return ()
+        return [line for line in map(_event, lines) if line]
 
     def end(self) -> None:
         """Note that the channel has ended."""
@@ -76,7 +83,29 @@ class FarGuard(Guarded):
         self.preface.clear()
         self.outgoing.clear()
 
+    def _hang_up(self) -> None:
+        """Read an end next, whether the host closes or not."""
+        if self.commands >= 0:
+            with contextlib.suppress(OSError):
+                self._writing.shutdown(socket.SHUT_RDWR)
+
     def leave(self) -> None:
         """Let go; what runs there goes on."""
         self.close_commands()
         os.close(self.events)
+
+
+def _event(line: bytes) -> bytes:
+    """Return an event with nothing in it but what it may hold, b"" for what is none.
+
+    Its record is spliced into an entry of ours: who could write on after the record's end could end others' jobs.
+    """
+    word, _, rest = line.partition(b" ")
+    token, _, value = rest.partition(b" ")
+    if word in (b"end", b"void"):
+        return b"%s %s %s" % (word, token, far_words.record(value.decode(errors="replace")).encode("ascii"))
+    if word == b"start":
+        return line if value.isdigit() and len(value) < 20 else b""
+    if word == b"restarted":
+        return line if token.isdigit() and len(token) < 20 else b""
+    return line[:1000]

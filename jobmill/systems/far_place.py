@@ -6,6 +6,7 @@ SFTP has no digest, no rename that never replaces, and as paramiko has it no nam
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ from jobmill.systems.place import PIECE, Entry, Kind
 
 PATIENCE = 30.0  # seconds for an answer about a file
 AHEAD = 64  # requests that are under way at once when a file is read: of 32 KiB each
+WINDOW = 64 << 20  # bytes that are asked for ahead; the library keeps a list of them, whatever the size of the file
 
 
 class FarPlace:
@@ -39,18 +41,28 @@ class FarPlace:
     def entry(self, path: str, *, follow: bool = False) -> Entry | None:
         """Return what is there."""
         found = self._ask("entry", path=path, follow=follow)
-        return None if found is None else entry_of(found)
+        return None if found is None else entry_of(found, posixpath.basename(path) or "/")
 
     def entries(self, folder: str) -> Iterable[Entry]:
         """Return what a folder holds."""
-        return [entry_of(facts) for facts in self._ask("entries", folder=folder)]
+        found = self._ask("entries", folder=folder)
+        if not isinstance(found, list):
+            raise OSError(errno.EPROTO, "the host tells nonsense of a folder", folder)
+        return [entry_of(facts) for facts in found]
 
     def read(self, path: str) -> Iterator[bytes]:
         """Return the content of a file; several requests are under way at once."""
         with self._transfer(path) as sftp, sftp.open(os.fsencode(path), "rb") as file:
             size = file.stat().st_size or 0
-            file.prefetch(size, max_concurrent_requests=AHEAD)
-            while piece := file.read(PIECE):
+            done = ahead = 0
+            while True:
+                if done >= ahead and done < size:
+                    ahead = min(size, done + WINDOW)
+                    file.prefetch(ahead, max_concurrent_requests=AHEAD)
+                piece = file.read(PIECE if done >= size else min(PIECE, ahead - done))
+                if not piece:
+                    return
+                done += len(piece)
                 yield piece
 
     def write(self, path: str, pieces: Iterable[bytes], mode: int) -> None:
@@ -91,8 +103,10 @@ class FarPlace:
 
     def room(self, folder: str) -> tuple[int, int]:
         """Return the bytes that are free on a folder's disk, and all of it."""
-        free, whole = self._ask("room", folder=folder)
-        return int(free), int(whole)
+        found = self._ask("room", folder=folder)
+        if not isinstance(found, list) or len(found) != 2 or not all(type(it) is int for it in found):
+            raise OSError(errno.EPROTO, "the host tells nonsense of its disk", folder)
+        return found[0], found[1]
 
     def _ask(self, verb: str, *, deadline: float = PATIENCE, **values: Any) -> Any:
         return self._desk.file(verb, deadline=deadline, **values)
@@ -123,8 +137,19 @@ class FarPlace:
         return OSError(5, f"SFTP says: {error}", path)  # EIO
 
 
-def entry_of(facts: list[Any]) -> Entry:
-    """Return the entry that the desk tells of."""
-    name, kind, size, mode, version = facts
-    known = {it.value: it for it in Kind}
-    return Entry(name, known.get(kind, Kind.OTHER), size, mode, tuple(version))
+def entry_of(facts: Any, known_as: str = "") -> Entry:
+    """Return the entry that the desk tells of, as what it was asked for is called; OSError for one that cannot be.
+
+    A name that the host says leads nowhere but into its folder: paths are made of it here.
+    """
+    try:
+        name, kind, size, mode, version = facts
+        numbers = [size, mode, *version]
+    except (TypeError, ValueError):
+        raise OSError(errno.EPROTO, "the host tells nonsense of a file", known_as) from None
+    if not known_as and (not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name):
+        raise OSError(errno.EPROTO, "the host tells of a file whose name is none", str(name)[:200])
+    if not all(type(number) is int for number in numbers) or min(size, mode) < 0:
+        raise OSError(errno.EPROTO, "the host tells nonsense of a file", str(name)[:200])
+    kinds = {it.value: it for it in Kind}
+    return Entry(known_as or name, kinds.get(str(kind), Kind.OTHER), size, mode, tuple(version))

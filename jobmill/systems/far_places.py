@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from jobmill.errors import SystemUnavailable
-from jobmill.systems import launch_token
+from jobmill.systems import far_words, launch_token
 from jobmill.systems.desk import DEADLINE, ask_all
 from jobmill.systems.far_host import FarHost
 from jobmill.systems.system import Token
@@ -17,6 +17,7 @@ PRUNE = 600.0  # seconds between two looks for what ended long ago
 MOST = 100_000  # launches whose host is kept in mind
 
 Ages = Mapping[Token, float]  # seconds for which a launch may have been under way
+Gone = Mapping[Token, str]  # launches that may be on hosts which are configured no more -> that, in words
 
 
 class Places:
@@ -41,11 +42,12 @@ class Places:
         for token in tokens:
             self._known.pop(token, None)
 
-    def look(self, asked: Ages, *, deadline: float = DEADLINE) -> dict[Token, dict[str, Any]]:
+    def look(self, asked: Ages, gone: Gone, *, deadline: float = DEADLINE) -> dict[Token, dict[str, Any]]:
         """Return the fields of an Observation for each launch.
 
         Absent means that every host has answered and none has it, sealed that all have its marker and none starts it.
-        Raises SystemUnavailable when no host that was asked answers.
+        One that may be on a host which is configured no more is unknown, unless another has it. Raises
+        SystemUnavailable when no host that was asked answers.
         """
         looks: dict[Token, dict[str, Any]] = {}
         silent: list[tuple[FarHost, list[Token], str]] = []
@@ -69,6 +71,9 @@ class Places:
             for token in tokens:
                 if self._known.get(token) in (None, host.name):
                     looks[token] = {"state": "unknown", "reason": why}
+        for token, why in gone.items():
+            if self.of(token) is None:
+                looks[token] = {"state": "unknown", "reason": why}
         return looks
 
     def exits(self, asked: Ages) -> dict[Token, str]:
@@ -81,10 +86,10 @@ class Places:
                         found[token] = text
         return found
 
-    def settle(self, asked: Ages) -> dict[Token, str]:
+    def settle(self, asked: Ages, gone: Gone) -> dict[Token, str]:
         """Settle launches: on the host that has it, else on all of them, and only when all of them answer."""
         words: dict[Token, str] = {}
-        looks = self.look(asked)
+        looks = self.look(asked, gone)
         sure = {token: age for token, age in asked.items() if looks.get(token, {}).get("state", "unknown") != "unknown"}
         for _, tokens, answer in self._ask("settle", sure, DEADLINE):
             if isinstance(answer, SystemUnavailable):
@@ -94,14 +99,14 @@ class Places:
                 words[token] = min(words.get(token, word), word, key=_RANK.index)
         return words
 
-    def kill(self, asked: Ages, force: bool) -> dict[Token, bool]:
+    def kill(self, asked: Ages, gone: Gone, force: bool) -> dict[Token, bool]:
         """Kill launches: where they are, else keep them from starting everywhere; True: proved."""
-        looks = self.look(asked)
-        gone = {token: looks.get(token, {}).get("state", "unknown") != "unknown" for token in asked}
+        looks = self.look(asked, gone)
+        proved = {token: looks.get(token, {}).get("state", "unknown") != "unknown" for token in asked}
         for _, tokens, answer in self._ask("kill", asked, 2 * DEADLINE, force=force):
             for i, token in enumerate(tokens):
-                gone[token] = gone[token] and not isinstance(answer, SystemUnavailable) and bool(answer[i])
-        return gone
+                proved[token] = proved[token] and not isinstance(answer, SystemUnavailable) and bool(answer[i])
+        return proved
 
     def tidy(self, asked: Ages) -> None:
         """Let hosts drop what was staged for launches that need it no more, and now and then what ended long ago."""
@@ -131,7 +136,10 @@ class Places:
             for host, record, mine in questions
         ]
         answers = ask_all(put, verb, deadline=deadline)
-        return [(host, mine, answer) for (host, _, mine), answer in zip(questions, answers, strict=True)]
+        return [
+            (host, mine, _understood(host, verb, mine, answer))
+            for (host, _, mine), answer in zip(questions, answers, strict=True)
+        ]
 
     def _note(self, token: Token, host: str) -> None:
         self._known[token] = host
@@ -140,3 +148,21 @@ class Places:
 
 
 _RANK = ("adopt", "unknown", "lost", "not_started")  # which of several hosts' answers holds
+_MEANING: Mapping[str, Callable[[Any], Any]] = {
+    "observe": far_words.look,
+    "exits": lambda text: None if text is None else far_words.record(text),
+    "settle": far_words.word,
+    "kill": lambda gone: gone is True,
+}
+
+
+def _understood(host: FarHost, verb: str, tokens: Sequence[Token], answer: Any) -> Any | SystemUnavailable:
+    """Return an answer made of what it may hold; a host that says anything else is as good as silent."""
+    if verb not in _MEANING or isinstance(answer, SystemUnavailable):
+        return answer
+    try:
+        if not isinstance(answer, list) or len(answer) != len(tokens):
+            raise ValueError("it is no list with a word for each launch")
+        return [_MEANING[verb](value) for value in answer]
+    except (ValueError, TypeError) as error:
+        return SystemUnavailable(f"{host.name}: its desk answers nonsense: {error}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobmill.errors import StageFailed, SystemUnavailable
 from jobmill.systems.desk import Desk
-from jobmill.systems.far_place import FarPlace
+from jobmill.systems.far_place import FarPlace, entry_of
 from jobmill.systems.place import Here, Kind
 from jobmill.systems.retrieval import FIRST, OWN, bring_home
 from jobmill.systems.staging import Item, Staging, shown, told, walk
@@ -48,16 +48,19 @@ def fetch(desk: Desk, place: FarPlace, token: Token, home: Path, globs: Sequence
     left = desk.ask("left", deadline=DEADLINE, token=token, names=[*FIRST, *OWN], most=SMALL)
     if not left:
         raise StageFailed("its run folder is not there any more")
-    files = left["files"]
-    if globs or "job.yaml" in files or any(content is None for _, content in files.values()):
-        return bring_home(place, left["folder"], left["workdir"], str(home), globs, progress)
+    try:
+        folder, workdir, files = str(left["folder"]), str(left["workdir"]), dict(left["files"])
+        small = {name: base64.b64decode(content) for name, (_, content) in files.items() if content is not None}
+    except (KeyError, TypeError, ValueError) as error:
+        raise StageFailed(f"the host tells nonsense of what the launch left: {error!r}") from None
+    if globs or "job.yaml" in files or len(small) < len(files):
+        return bring_home(place, folder, workdir, str(home), globs, progress)
     here = Here(durable=True)
     with told(str(home)):
         here.make_folder(str(home))
         for name in [name for name in (*FIRST, *OWN) if name in files]:
-            facts, content = files[name]
             path = str(home / name)
-            here.write(f"{path}.new", [base64.b64decode(content)], int(facts[3]))
+            here.write(f"{path}.new", [small[name]], entry_of(files[name][0], name).mode)
             here.rename(f"{path}.new", path, replace=True)
     return []
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from jobmill.systems import far_words
 from jobmill.systems.far_payload import payload
 
 BOOT = (Path(__file__).with_name("far_boot.py")).read_bytes()
@@ -37,6 +38,7 @@ class Greeting:
         self.error = ""  # why it cannot; there is nothing more to come then
         self.permanent = False  # it cannot until somebody changes something
         self._linked = False  # the link's own answer was read
+        self._sent = False  # the payload
         self._partial = b""
         self._banner = b""
 
@@ -46,6 +48,7 @@ class Greeting:
         while not self.error and self.facts is None:
             line, found, rest = self._partial.partition(b"\n")
             if not found:
+                self._partial = self._partial[-far_words.LINE_MOST :]  # a login may print without end
                 return b"", b""
             self._partial = rest
             if wanted := self._take(line):
@@ -63,11 +66,16 @@ class Greeting:
         nonce, _, text = rest.partition(b" ")
         if nonce.strip() == self._nonce:
             if word == b"jobmill-wants":
-                return self._payload
+                wanted = b"" if self._sent else self._payload
+                self._sent = True
+                return wanted
             if word == b"jobmill-ready":
-                self.facts = json.loads(text)
+                try:
+                    self.facts = far_words.host_facts(text)
+                except ValueError as error:
+                    self.error = f"what it says of itself makes no sense: {error}"
             elif word == b"jobmill-error":
-                self.error, self.permanent = text.decode(errors="replace").strip(), True
+                self.error, self.permanent = text.decode(errors="replace").strip()[:SAID], True
         else:
             self._banner = (self._banner + line + b"\n")[-BANNER:]
         return b""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems import far_stage, launch_token, run_folder
+from jobmill.systems import far_stage, far_words, launch_token, run_folder
 from jobmill.systems.desk import ask_all
 from jobmill.systems.far_check import check_host
 from jobmill.systems.far_host import FarHost
@@ -96,8 +96,11 @@ class SshSystem(ExecutionSystem):
         return self._leader.lead()
 
     def handle_for(self, token: Token) -> Handle:
-        """Return the handle: since when a launch of this process may have been under way, and its token."""
-        return f"{self._since}/{token}"
+        """Return the handle: since when a launch of this process may have been under way, on which hosts, its token.
+
+        A launch whose hosts are not all configured any more is not absent because the others do not know it.
+        """
+        return f"{self._since}@{','.join(self.hosts)}/{token}"
 
     def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
         """Put launches in line for a host with room; never blocks. Raises SystemUnavailable when none is in reach."""
@@ -208,13 +211,21 @@ class SshSystem(ExecutionSystem):
 
     def _give_back(self) -> None:
         """Tell of launches for which no host is in reach for long that they did not start."""
-        if any(host.ready for host in self.hosts.values()):
-            return
         late = time.monotonic() - PATIENCE
-        words = "; ".join(filter(None, (host.failed for host in self.hosts.values()))) or "no host is connected yet"
-        while self._line and self._line[0][1] < late:
+        if not self._line or self._line[0][1] >= late:
+            return
+        ready = {host.name for host in self.hosts.values() if host.ready}
+        kept: deque[tuple[Submission, float]] = deque()
+        for it, since in self._line:
+            if since >= late or (it.place in ready if it.place is not None else ready):
+                kept.append((it, since))
+                continue
+            mine = [host for host in self.hosts.values() if it.place in (None, host.name)]
+            names = ", ".join(host.name for host in mine)
+            words = "; ".join(filter(None, (host.failed for host in mine))) or f"{names}: no connection yet"
             record = run_folder.never_started("unreachable", words)
-            self._notices.append(End(token=self._line.popleft()[0].token, exit=record))
+            self._notices.append(End(token=it.token, exit=record))
+        self._line = kept
 
     # Staging: beside the loop, by an instance of its own.
 
@@ -234,10 +245,7 @@ class SshSystem(ExecutionSystem):
     def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
         """Bring home what a launch left on its host."""
         token = _token(handle)
-        look = self._places.look(self._asked([handle]), deadline=LOGS).get(token, {"state": "unknown"})
-        host = self._places.of(token)
-        if host is None and look.get("state") == "unknown":  # the one that has it may be silent
-            raise SystemUnavailable(str(look.get("reason") or f"{self.name}: not all hosts answer"))
+        host = self._host_of(handle)
         if host is None:
             raise StageFailed("no host has its run folder any more")
         desk = host.desk(_record(token))
@@ -248,10 +256,11 @@ class SshSystem(ExecutionSystem):
             place.close()
 
     def _stage_host(self, submission: Submission) -> FarHost:
-        hosts = [host for host in self.hosts.values() if submission.place in (None, host.name)]
+        some = [host for host in self.hosts.values() if host.given_slots != 0] or list(self.hosts.values())
+        hosts = [host for host in some if submission.place in (None, host.name)]
         record = _record(submission.token)
         asked = [(host.desk(record), {"token": submission.token}) for host in hosts]
-        answers = list(zip(hosts, ask_all(asked, "facts", deadline=LOGS), strict=True))
+        answers = list(zip(hosts, map(_load, hosts, ask_all(asked, "facts", deadline=LOGS)), strict=True))
         found = [(host, answer) for host, answer in answers if not isinstance(answer, SystemUnavailable)]
         if not found:
             raise SystemUnavailable("; ".join(str(answer) for _, answer in answers) or "there is no such host")
@@ -265,7 +274,7 @@ class SshSystem(ExecutionSystem):
 
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Ask the hosts, all of them for what is not known to be on one."""
-        looks = self._places.look(self._asked(handles))
+        looks = self._places.look(self._asked(handles), self._gone(handles))
         seen = {handle: observation(looks[_token(handle)]) for handle in handles if _token(handle) in looks}
         for handle in handles:
             state = seen[handle].state if handle in seen else NativeState.UNKNOWN
@@ -277,7 +286,7 @@ class SshSystem(ExecutionSystem):
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return the records of what has ended; a launch that is sealed on one host may run on another."""
         asked = self._asked(handles)
-        looks = self._places.look(asked)
+        looks = self._places.look(asked, self._gone(handles))
         ended = {token: age for token, age in asked.items() if looks.get(token, {}).get("state") == "ended"}
         texts = self._places.exits(ended)
         found = {handle: texts.get(_token(handle)) for handle in handles}
@@ -286,7 +295,8 @@ class SshSystem(ExecutionSystem):
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Adopt what has started; take the markers on all hosts of what has not, so that it never starts."""
         handles = {it.token: it.handle or self.handle_for(it.token) for it in launches}
-        words = self._places.settle(self._asked(list(handles.values())))
+        named = list(handles.values())
+        words = self._places.settle(self._asked(named), self._gone(named))
         return {
             token: handle if words.get(token) == "adopt" else Settled(words.get(token, "unknown"))
             for token, handle in handles.items()
@@ -295,16 +305,15 @@ class SshSystem(ExecutionSystem):
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
         """Signal every process of each launch, wherever it fled; what has not started is kept from starting."""
         self.withdraw([_token(handle) for handle in handles])
-        gone = self._places.kill(self._asked(handles), force)
-        return {handle: gone.get(_token(handle), False) for handle in handles}
+        proved = self._places.kill(self._asked(handles), self._gone(handles), force)
+        return {handle: proved.get(_token(handle), False) for handle in handles}
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return a part of a file in the run folder there, b"" when it is not there (yet)."""
         if "/" in stream or "\0" in stream or stream in ("", ".", ".."):
             raise ValueError(f"{stream!r} is not the name of a file in the run folder")
         token = _token(handle)
-        self._places.look(self._asked([handle]), deadline=LOGS)
-        host = self._places.of(token)
+        host = self._host_of(handle)
         if host is None:
             return b""
         return host.desk(_record(token)).read(token, stream, offset, limit, deadline=LOGS)
@@ -312,17 +321,47 @@ class SshSystem(ExecutionSystem):
     def check(self) -> Sequence[Check]:
         """Connect to every host and look at its Python, spool, disk and slots."""
         hosts = list(self.hosts.values())
-        answers = ask_all([(host.desk(""), {}) for host in hosts], "facts", deadline=LOGS)
+        answers = map(_load, hosts, ask_all([(host.desk(""), {}) for host in hosts], "facts", deadline=LOGS))
         return [check for host, answer in zip(hosts, answers, strict=True) for check in check_host(host, answer)]
+
+    def _host_of(self, handle: Handle) -> FarHost | None:
+        """Return the host that has a launch, None: none has. Raises SystemUnavailable where one of them may have it."""
+        token = _token(handle)
+        looks = self._places.look(self._asked([handle]), self._gone([handle]), deadline=LOGS)
+        host = self._places.of(token)
+        if host is None and looks.get(token, {}).get("state") == "unknown":
+            raise SystemUnavailable(str(looks[token].get("reason")))
+        return host
 
     def _asked(self, handles: Sequence[Handle]) -> dict[Token, float]:
         """Return for each token for how many seconds its launch may have been under way."""
         asked = {}
         for handle in handles:
-            since, _, token = handle.partition("/")
+            since, token = handle.partition("/")[0].partition("@")[0], _token(handle)
             if since.isdecimal() and token.count(":") == 2:
                 asked[token] = max(0.0, time.time() - int(since))
         return asked
+
+    def _gone(self, handles: Sequence[Handle]) -> dict[Token, str]:
+        """Return the launches that may be on a host which the configuration has no more, and what to do about it."""
+        gone = {}
+        for handle in handles:
+            _, _, names = handle.partition("/")[0].partition("@")
+            lacking = [name for name in names.split(",") if name and name not in self.hosts]
+            if lacking:
+                words = f"it may be on {', '.join(lacking)}, which {self.name} has no more in the configuration: "
+                gone[_token(handle)] = words + "put it back (with slots: 0) until its jobs have ended"
+        return gone
+
+
+def _load(host: FarHost, answer: Any | SystemUnavailable) -> Any | SystemUnavailable:
+    """Return how busy a host says that it is."""
+    if isinstance(answer, SystemUnavailable):
+        return answer
+    try:
+        return far_words.load(answer)
+    except ValueError as error:
+        return SystemUnavailable(f"{host.name}: its desk answers nonsense: {error}")
 
 
 def _token(handle: Handle) -> Token:

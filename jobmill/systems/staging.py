@@ -96,7 +96,7 @@ def _link(items: list[Item], place: Place, top: str, path: str, target: str, ent
     with told(path):
         leads = place.target(path)
         inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), leads))
-        if not leads.startswith("/") and (inside + "/").startswith(top.rstrip("/") + "/"):
+        if _goes_straight(leads) and (inside + "/").startswith(top.rstrip("/") + "/"):
             items.append(Item(path, target, entry, leads))
             return
         found = place.entry(path, follow=True)
@@ -104,6 +104,13 @@ def _link(items: list[Item], place: Place, top: str, path: str, target: str, ent
         what = "nothing" if found is None else "a folder outside" if found.kind is Kind.FOLDER else found.kind.value
         raise StageFailed(f"{shown(path)} is a link that leads to {what} ({shown(leads)})")
     items.append(Item(path, target, found))
+
+
+def _goes_straight(leads: str) -> bool:
+    """Tell whether a link goes up first and then only down: after a name, that may be a link, ``..`` leads anywhere."""
+    parts = [part for part in leads.split("/") if part not in ("", ".")]
+    up = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
+    return not leads.startswith("/") and ".." not in parts[up:]
 
 
 class Staging:
@@ -119,8 +126,9 @@ class Staging:
     def bring(self, items: Sequence[Item], folder: str, *, replace: bool, grows: bool = False) -> None:
         """Bring all; raises StageFailed, SystemUnavailable, and whatever ``progress`` raises.
 
-        ``replace``: what is there with other content gives way, else StageFailed says so. ``grows``: a file that is
-        appended to meanwhile comes as long as it was at first, else it is tried again and then given up.
+        ``replace``: what is there with other content gives way, else StageFailed says so; the folder is ours alone, and
+        nothing is brought through a link in it. ``grows``: a file that is appended to meanwhile comes as long as it was
+        at first, else it is tried again and then given up.
         """
         files = [item for item in items if item.entry.kind is Kind.FILE]
         self._all_files += len(files)
@@ -132,6 +140,8 @@ class Staging:
             above = path if item.entry.kind is Kind.FOLDER else posixpath.dirname(path)
             with told(path):
                 if above not in made:
+                    if replace:
+                        self._no_link(folder, above)
                     self._target.make_folder(above)
                     made.add(above)
                 if item.leads:
@@ -140,6 +150,14 @@ class Staging:
                     self._file(item, path, replace, grows)
                     self._files += 1
             self._tell()
+
+    def _no_link(self, folder: str, above: str) -> None:
+        """Refuse to go through a link: what was brought as one, and is a folder by now, leads out of ours."""
+        while len(above) > len(folder.rstrip("/")):
+            there = self._target.entry(above)
+            if there is not None and there.kind is Kind.LINK:
+                raise StageFailed(f"{shown(above)} is a link that came before; nothing is brought through it")
+            above = posixpath.dirname(above)
 
     def _link(self, item: Item, path: str, replace: bool) -> None:
         there = self._target.entry(path)

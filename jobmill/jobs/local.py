@@ -16,5 +16,10 @@ class LocalJob(Job):
     usual_on: ClassVar[frozenset[str]] = frozenset({"local"})
 
     def absolute(self, path: str, base: str) -> str:
-        """As the contract says, and ``~`` is the home folder here; elsewhere nobody here could know it."""
+        """As the contract says, and ``~`` is the home folder here; elsewhere nobody here could know it.
+
+        Where jobs run as their users, it is that user's: the runner fills it in.
+        """
+        if path.startswith("~") and getattr(self.system, "run_as", None) is not None:
+            return path
         return super().absolute(os.path.expanduser(path) if path.startswith("~") else path, base)  # noqa: PTH111

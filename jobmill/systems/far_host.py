@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import paramiko
@@ -11,6 +12,7 @@ from jobmill.systems.desk import Desk
 from jobmill.systems.far_guard import FarGuard, Open
 from jobmill.systems.greeting import Greeting
 from jobmill.systems.guard_channel import GuardChannel
+from jobmill.systems.run_as import RunAs
 from jobmill.systems.system import End, Start, Submission, Token, Unwatched
 
 LONGEST = 20.0  # seconds between two tries to start a guard, at most
@@ -37,7 +39,9 @@ class FarHost:
         path: str | None = None,  # PATH of the jobs
         shell: str = "/bin/sh",  # SHELL of the jobs
         env: Mapping[str, str] | None = None,  # on top of the clean environment
+        run_as: RunAs | None = None,  # None: jobs run as who logs in
     ) -> None:
+        self.run_as = run_as
         self.name, self.sftp = name, sftp
         self.given_slots = slots
         self.most: int | None = None  # of the whole system, where that is less
@@ -83,6 +87,10 @@ class FarHost:
             self._desks[record] = Desk(self.name, self._open, python=self._python, greeting=lambda: Greeting(*words))
         return self._desks[record]
 
+    def refusal(self, it: Submission) -> str | None:
+        """Return why it can never run a launch, or None."""
+        return None if self.run_as is None else self.run_as.refusal(it)
+
     def has_room(self, cpus: int, *, ahead: bool) -> bool:
         """Tell whether a launch may be sent; ``ahead``: some more than run at once."""
         if not self.ready or not self.slots:
@@ -100,7 +108,7 @@ class FarHost:
         """Send one launch; `flush` afterwards."""
         assert self.channel is not None
         self.taken[it.token] = max(1, it.cpus)
-        self.channel.launch(it)
+        self.channel.launch(it if self.run_as is None else replace(it, order=self.run_as.order(it)))
 
     def receive(self) -> Sequence[Start | End | Unwatched]:
         """Return what happened there."""

@@ -11,10 +11,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent.parent
 FAR_SIDE = (  # every module of `systems` that also runs on hosts with nothing but Python 3.6
+    "as_user",
     "child_wait",
     "far_desk",
     "far_files",
     "guard",
+    "handover",
+    "identity",
     "launch_token",
     "process_tree",
     "run_folder",
@@ -23,6 +26,8 @@ FAR_SIDE = (  # every module of `systems` that also runs on hosts with nothing b
     "spawn",
     "spool_launches",
     "step_progress",
+    "streams",
+    "switch",
     "watch",
 )
 STEPS = ("function_step", "lifeline", "step", "stepper")  # of `jobs`

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from jobmill.systems import child_wait, process_tree, run_folder, slot_table, watch
+from jobmill.systems import child_wait, process_tree, run_folder, slot_table, switch, watch
 
 BOOTSTRAP = "import sys; sys.path.insert(0, sys.argv.pop(1)); from jobmill.systems.{0} import main; main()"
 YOUNG = 1.0  # seconds; a runner that fails by itself before this age is started again after a pause
@@ -124,11 +124,14 @@ class Guard:
             if run is not None and run.end is not None:
                 self.emit(watch.end_event(entry.token, run.end))  # said twice at worst
             elif pid:
-                self._adopt(self._running(entry, folder, pid, entry.start or (run.start if run else 0) or 0), run)
+                it = self._running(entry, folder, pid, entry.start or (run.start if run else 0) or 0)
+                it.switch = switch.Switch.marked(run)
+                self._adopt(it, run)
             else:
                 unclear.append((entry, folder, run))
         for entry, folder, run in unclear:  # one at most; who is left over among our children decides
             it = self._running(entry, folder, 0, 0)
+            it.switch = switch.Switch.marked(run)
             if run is not None and run.token is None:  # died between the marker and its first line
                 run_folder.append(folder, run_folder.header(entry.token, name))
             found = self._identify(entry.token, folder, known, name)
@@ -175,7 +178,7 @@ class Guard:
                         dead.append(child)
                     continue
                 seen = process_tree.token_of(child.pid)
-                if seen == want and child.session == child.pid:
+                if child.session == child.pid and (seen == want or process_tree.switches(child.pid, want)):
                     return child
                 if seen is None:  # perhaps between fork and exec, in the midst of it, or dead since we looked
                     words = process_tree.command_line(child.pid)

@@ -73,7 +73,8 @@ class GuardChannel:
             it.stderr,
             dict(it.files),
             it.walltime,
-            *([it.staged] if it.staged else []),
+            *([it.staged] if it.staged or it.order else []),
+            *([dict(it.order)] if it.order else []),
         )
         line = b"launch %s %d %s\n" % (it.token.encode(), max(1, it.cpus), json.dumps(fields).encode("ascii"))
         self.waiting[it.token] = line

@@ -14,11 +14,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jobmill.errors import ConfigError, SystemUnavailable, nearest
-from jobmill.systems import run_folder
+from jobmill.systems import run_as, run_folder
 from jobmill.systems.container_template import ContainerTemplate
 from jobmill.systems.guard_channel import GuardChannel
 from jobmill.systems.leader import Leader
@@ -46,7 +47,7 @@ from jobmill.systems.system import (
     observation,
 )
 
-OPTIONS = ("slots", "kill_grace", "path", "shell", "env", "container")
+OPTIONS = ("slots", "kill_grace", "path", "shell", "env", "container", *run_as.OPTIONS)
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 FREE_LEAST = 64  # MiB on the spool's disk below which `check` warns
 
@@ -72,8 +73,10 @@ class LocalSystem(ExecutionSystem):
         shell: str = "/bin/sh",  # SHELL of the jobs
         env: Mapping[str, str] | None = None,  # on top of the clean environment
         container: ContainerTemplate | None = None,  # how jobs with `container:` are run
+        run_as: run_as.RunAs | None = None,  # None: jobs run as our own user
     ) -> None:
         self.name = name
+        self.run_as = run_as
         self.spool = Path(spool).absolute()
         self.slots = slots
         self.kill_grace = kill_grace
@@ -119,6 +122,7 @@ class LocalSystem(ExecutionSystem):
             shell=options.get("shell") or "/bin/sh",
             env={k: str(v) for k, v in env.items()},
             container=ContainerTemplate.of(where, options.get("container")),
+            run_as=run_as.RunAs.of(options, where),
         )
 
     # Launching: for the one process that leads the lane.
@@ -148,10 +152,12 @@ class LocalSystem(ExecutionSystem):
         answers: list[Handle | SubmitError] = []
         channel = self._open()
         for it in submissions:
-            wrong = refusal(it)
+            wrong = refusal(it) or (self.run_as.refusal(it) if self.run_as is not None else None)
             if wrong is not None:
                 answers.append(SubmitError(failure=SubmitFailure.PERMANENT, message=wrong))
                 continue
+            if self.run_as is not None:
+                it = replace(it, order=self.run_as.order(it))
             channel.launch(it)
             answers.append(self.handle_for(it.token))
         channel.flush()

@@ -3,6 +3,7 @@
 Standard library only, Python 3.6 and later. The file is read with `cat`; its lines, in this order:
 
     jobmill 1 <token> host=<name> boot=<id> ns=<pid namespace> guard=<table> time=<Unix time>
+    as <JSON [uid, gid, user, words of run_as]>   only where it runs as another user than ours
     pid <pid> <start time, clock ticks after boot>
     over <ticks>                                  only where its walltime ended it: it is sent TERM from now on
     left <ticks> <exit record, JSON>              only where the leader left before the rest of a killed tree
@@ -20,7 +21,7 @@ import time
 
 from jobmill.systems import launch_token, process_tree
 
-RESERVED = frozenset(("run", "stdout", "stderr", "error", "return.json", "spawned", ".", ".."))
+RESERVED = frozenset(("run", "stdout", "stderr", "error", "return.json", "spawned", "switch", ".", ".."))
 HOST = os.uname()[1]
 BOOT = process_tree.boot_id()
 NAMESPACE = process_tree.pid_namespace()
@@ -40,6 +41,7 @@ class Run:
         self.boot: "str | None" = None
         self.namespace: "int | None" = None
         self.guard: "str | None" = None  # the slot table of whoever took the marker
+        self.switch: "tuple[int, int, str, list[str]] | None" = None  # uid, gid, user, words of run_as
         self.pid: "int | None" = None
         self.start: "int | None" = None  # clock ticks after boot
         self.over = False  # it ran into its walltime, whatever its end looks like
@@ -54,7 +56,7 @@ class Run:
         """Take one line; one that cannot be read is passed over: a job can write to its own folder."""
         try:
             self._read(line)
-        except (ValueError, IndexError):
+        except (ValueError, IndexError, TypeError):
             pass
 
     def _read(self, line: str) -> None:
@@ -65,6 +67,9 @@ class Run:
             self.namespace = int(values.get("ns", 0))
             self.token = fields[1]
             self.host, self.boot, self.guard = values.get("host"), values.get("boot"), values.get("guard")
+        elif word == "as" and self.switch is None:
+            uid, gid, user, words = json.loads(rest)
+            self.switch = (int(uid), int(gid), str(user), [str(it) for it in words])
         elif word == "pid" and self.pid is None:
             pid, start = rest.split(" ")
             self.pid, self.start = int(pid), int(start)
@@ -122,7 +127,8 @@ def enter(spool: bytes, token: str) -> bytes:
     folder = folder_of(spool, token)
     job = os.path.dirname(folder)
     try:
-        os.mkdir(job)
+        open_way = os.stat(os.path.dirname(job)).st_mode & 0o007 == 0o001  # others pass here: see handover.open_way
+        os.mkdir(job, 0o700 if open_way else 0o777)
     except FileExistsError:  # a later run, another life, or somebody wrote there before
         if _stranger(job, token) is not None:
             _move_aside(spool, job, token)

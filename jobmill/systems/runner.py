@@ -5,7 +5,7 @@ Standard library only, Python 3.6 and later; one thread. Commands come on stdin,
     sync <epoch>                          what came before was for an earlier runner: forget it
     env <JSON object>                     the constant part of every job's environment
     slots <n>                             how many slots may be taken (live)
-    launch <token> <cpus> <JSON array>    [argv, workdir, env, stdin, stdout, stderr, files, walltime, staged]
+    launch <token> <cpus> <JSON array>    [argv, workdir, env, stdin, stdout, stderr, files, walltime, staged, order]
     withdraw <JSON array of tokens>       take them out of line
     seal <JSON array of tokens>           the same, and take their markers: another runner may have them in line
 
@@ -13,7 +13,8 @@ Standard library only, Python 3.6 and later; one thread. Commands come on stdin,
     out <token>              taken <token>            unwatched <token>        bad <message>
     (and from the guard) restarted <epoch>
 
-``staged``: left out, or the folder whose content is moved into the run folder before the start. ``taken``: another has
+``staged``: left out, or the folder whose content is moved into the run folder before the start. ``order``: left out, or
+as whom it runs (`identity`). ``taken``: another has
 the marker and has told neither a pid nor an end: the launch is to be settled. ``unwatched``: it runs, and its end is
 told by another, perhaps to nobody. Paths of a launch that are not absolute are relative to its run folder, ``~`` is the
 home folder on this host.
@@ -32,11 +33,25 @@ import signal
 import sys
 import time
 
-from jobmill.systems import child_wait, launch_token, process_tree, run_folder, slot_table, spawn, watch
+from jobmill.systems import (
+    child_wait,
+    handover,
+    identity,
+    launch_token,
+    process_tree,
+    run_folder,
+    slot_table,
+    spawn,
+    streams,
+    switch,
+    watch,
+)
 
 TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` costs a start several milliseconds
 if TYPE_CHECKING:
     from typing import Any
+
+    from jobmill.systems.identity import Identity, Order
 
     Launch = list[Any]
 
@@ -296,16 +311,27 @@ class Runner:
             slot_table.clear(self.table_fd, slot)
             self.free.append(slot)
             return
-        fd = it.fd
+        fd, who = it.fd, None
+        try:
+            if len(launch) > 9 and launch[9]:
+                who = self._hand_over(it, launch[9])
+        except (identity.Refused, OSError, ValueError, TypeError, KeyError) as error:
+            words = str(error) if isinstance(error, identity.Refused) else _words(error)
+            self.watch.write_end(it, run_folder.never_started("submit_failed", words))
+            self.free.append(slot)
+            return
         try:
             if len(launch) > 8 and launch[8]:
-                run_folder.receive(folder, run_folder.encode(launch[8]))
+                staged = run_folder.encode(launch[8])
+                if who is not None:
+                    handover.give(staged, who.uid, who.gid)
+                run_folder.receive(folder, staged)
         except (OSError, ValueError, TypeError) as error:
             self.watch.write_end(it, run_folder.never_started("stage_failed", _words(error)))
             self.free.append(slot)
             return
         try:
-            it.pid = self._spawn(token, folder, cpus, launch)
+            it.pid = self._spawn(it, launch, who)
         except (spawn.StartFailed, OSError, ValueError, TypeError, AttributeError) as error:
             message = _words(error)
             record = run_folder.never_started("start_failed", message, getattr(error, "exit_value", None))
@@ -325,6 +351,16 @@ class Runner:
         self.used += cpus
         self.watch.add(it)
         self.emit(b"start %s %d\n" % (run_folder.encode(token), it.pid))
+
+    def _hand_over(self, it: watch.Running, order: "Order") -> "Identity":
+        """Give the run folder to the launch's user, whom the marker names from now on."""
+        found, who = switch.Switch.of(order)
+        handover.open_way(self.spool)
+        assert it.fd is not None
+        run_folder.write(it.fd, found.line())
+        it.switch = found
+        handover.hand_over(it.folder, who.uid)
+        return who
 
     def _new_line(self) -> int:
         self.lines += 1
@@ -355,15 +391,22 @@ class Runner:
         else:
             self.emit(b"taken %s\n" % name)
 
-    def _spawn(self, token: str, folder: bytes, cpus: int, launch: "Launch") -> int:
+    def _spawn(self, it: watch.Running, launch: "Launch", who: "Identity | None") -> int:
         """Write the launch's files and start it; return the pid."""
+        token, folder, cpus = it.token, it.folder, it.cpus
         argv, workdir, extra, stdin, stdout, stderr, files = launch[:7]
         encode = run_folder.encode
-        for name, text in (files or {}).items():
-            _write_file(folder, name, text)
-        workdir = folder if workdir is None else _place(folder, workdir)
+        for name in files or ():
+            if "/" in name or name in run_folder.RESERVED:
+                raise spawn.StartFailed("%r cannot be the name of a file in the run folder" % name)
+        home = who.home if who is not None else None
+        workdir = folder if workdir is None else streams.place(folder, workdir, home)
+        given = [streams.place(folder, path, home) if path else None for path in (stdin, stdout, stderr)]
         _, job, run = launch_token.split(token)
         env = dict(self.base)
+        if who is not None:
+            env[b"USER"] = env[b"LOGNAME"] = encode(who.name)
+            env[b"HOME"] = encode(who.home)
         env[b"JOBMILL_JOB_ID"] = encode(job)
         env[b"JOBMILL_RUN"] = b"%d" % run
         env[b"JOBMILL_CPUS"] = b"%d" % cpus
@@ -375,13 +418,17 @@ class Runner:
             for key, value in extra.items():
                 env[encode(key)] = encode(value)
         env[b"JOBMILL_TOKEN"] = encode(token)
+        if it.switch is not None:
+            return it.switch.start(token, folder, _values(argv, env, workdir, given, files))
+        for name, text in (files or {}).items():
+            streams.write_file(folder, name, text)
         opens: "list[spawn.Open]" = [
             (0, b"/dev/null", spawn.READ),
             (1, folder + b"/stdout", spawn.APPEND),
             (2, folder + b"/stderr", spawn.APPEND),
         ]
         if stdin or stdout or stderr:
-            opens = _redirect(folder, stdin, stdout, stderr)
+            opens = streams.opens(folder, *given)
         try:
             return spawn.start([encode(word) for word in argv], env, workdir, opens)
         finally:
@@ -393,42 +440,28 @@ def _void(token: str, record: str) -> bytes:
     return watch.end_event(token, record).replace(b"end", b"void", 1)
 
 
-def _redirect(folder: bytes, stdin: "str | None", stdout: "str | None", stderr: "str | None") -> "list[spawn.Open]":
-    """Return the opens of a launch with streams elsewhere; links in the run folder show where they went."""
-    given = _place(folder, stdin) if stdin else b"/dev/null"
-    opens: "list[spawn.Open]" = [(0, given, spawn.READ)]
-    if stdin:
-        spawn.refuse_pipe(given, "stdin")
-    if stdout and stderr:
-        opens.append((1, folder + b"/spawned", spawn.APPEND))  # what only the child makes: see was_entered
-    for fd, name, place in ((1, b"stdout", stdout), (2, b"stderr", stderr)):
-        if not place:
-            opens.append((fd, folder + b"/" + name, spawn.APPEND))
-            continue
-        path = _place(folder, place)
-        spawn.refuse_pipe(path, name.decode())
-        if path != folder + b"/" + name:
-            os.symlink(path, folder + b"/" + name)
-        same = fd == 2 and stdout and path == _place(folder, stdout)
-        opens.append((fd, None if same else path, spawn.APPEND))
-    return opens
+def _values(
+    argv: "list[str]",
+    env: "dict[bytes, bytes]",
+    workdir: bytes,
+    given: "list[bytes | None]",
+    files: "dict[str, str] | None",
+) -> "dict[str, Any]":
+    """Return what starts a job as its user, as JSON can hold it."""
 
+    def text(data: bytes) -> str:
+        return data.decode("utf-8", "surrogateescape")
 
-def _place(folder: bytes, path: str) -> bytes:
-    """Return a path of a launch as this host knows it."""
-    place = run_folder.encode(path)
-    return os.path.join(folder, os.path.expanduser(place) if place.startswith(b"~") else place)
-
-
-def _write_file(folder: bytes, name: str, text: str) -> None:
-    """Write one of the launch's own files into its run folder."""
-    if "/" in name or name in run_folder.RESERVED:
-        raise spawn.StartFailed("%r cannot be the name of a file in the run folder" % name)
-    fd = os.open(os.path.join(folder, run_folder.encode(name)), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        run_folder.write(fd, run_folder.encode(text))
-    finally:
-        os.close(fd)
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return {
+        "argv": argv,
+        "env": {text(key): text(value) for key, value in env.items()},
+        "workdir": text(workdir),
+        "streams": [None if path is None else text(path) for path in given],
+        "files": files or {},
+        "umask": mask,
+    }
 
 
 def _words(error: Exception) -> str:

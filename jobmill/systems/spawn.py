@@ -41,6 +41,11 @@ def start(argv: "list[bytes]", env: "dict[bytes, bytes]", workdir: bytes, opens:
     """
     if not argv or not argv[0]:
         raise StartFailed("the command is empty; name a program", NOT_FOUND)
+    _enter(workdir)
+    return plain(argv, env, opens)
+
+
+def _enter(workdir: bytes) -> None:
     try:
         os.chdir(workdir)
     except OSError as error:
@@ -50,6 +55,42 @@ def start(argv: "list[bytes]", env: "dict[bytes, bytes]", workdir: bytes, opens:
         ) from None
     except ValueError:
         raise StartFailed("the working directory's name holds a null byte") from None
+
+
+def become(
+    argv: "list[bytes]",
+    env: "dict[bytes, bytes]",
+    workdir: bytes,
+    opens: "list[Open]",
+    last: "Callable[[], object]",
+) -> None:
+    """Become ``argv`` in ``workdir`` ourselves, in this process; returns never, raises StartFailed.
+
+    ``last``: is called when only the exec itself can go wrong yet.
+    """
+    if not argv or not argv[0]:
+        raise StartFailed("the command is empty; name a program", NOT_FOUND)
+    _enter(workdir)
+    program = argv[0] if b"/" in argv[0] else _find(argv[0], env)
+    try:
+        _open(opens)
+        for number in _DEFAULTS:
+            signal.signal(number, signal.SIG_DFL)
+        last()
+        try:
+            os.execve(program, argv, env)
+        except OSError as error:
+            if error.errno != errno.ENOEXEC:
+                raise
+            os.execve(b"/bin/sh", [b"/bin/sh", program, *argv[1:]], env)
+    except ValueError as error:
+        raise StartFailed("the command or its environment cannot be handed to a program: %s" % error) from None
+    except OSError as error:
+        raise _diagnosis(error, program, opens) from None
+
+
+def plain(argv: "list[bytes]", env: "dict[bytes, bytes]", opens: "list[Open]") -> int:
+    """Do as `start` does, in the working directory that we have."""
     program = argv[0] if b"/" in argv[0] else _find(argv[0], env)
     try:
         return _spawn(program, argv, env, opens)
@@ -71,14 +112,7 @@ def _fork(program: bytes, argv: "list[bytes]", env: "dict[bytes, bytes]", opens:
     if pid == 0:
         try:
             os.setsid()
-            for fd, path, flags in opens:
-                if path is None:
-                    os.dup2(1, fd)
-                    continue
-                opened = os.open(path, flags, 0o666)
-                os.dup2(opened, fd)
-                if opened != fd:
-                    os.close(opened)
+            _open(opens)
             for number in _DEFAULTS:
                 signal.signal(number, signal.SIG_DFL)
             signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -98,6 +132,18 @@ def _fork(program: bytes, argv: "list[bytes]", env: "dict[bytes, bytes]", opens:
         os.waitpid(pid, 0)
         raise OSError(int(text), os.strerror(int(text)))
     return pid
+
+
+def _open(opens: "list[Open]") -> None:
+    """Open the streams of a program, which we are about to become."""
+    for fd, path, flags in opens:
+        if path is None:
+            os.dup2(1, fd)
+            continue
+        opened = os.open(path, flags, 0o666)
+        os.dup2(opened, fd)
+        if opened != fd:
+            os.close(opened)
 
 
 def _posix_spawn(program: bytes, argv: "list[bytes]", env: "dict[bytes, bytes]", opens: "list[Open]") -> int:
@@ -120,7 +166,14 @@ def _choose() -> "Spawn":
     return _posix_spawn
 
 
-_spawn = _choose()
+_chosen: "list[Spawn]" = []
+
+
+def _spawn(program: bytes, argv: "list[bytes]", env: "dict[bytes, bytes]", opens: "list[Open]") -> int:
+    """Start a process; the way is chosen once, and not by who only becomes one."""
+    if not _chosen:
+        _chosen.append(_choose())
+    return _chosen[0](program, argv, env, opens)
 
 
 def _find(name: bytes, env: "dict[bytes, bytes]") -> bytes:

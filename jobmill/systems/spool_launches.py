@@ -5,10 +5,11 @@ gives plain values; `system.py` has the words for them. ``rebooted``: the host m
 launch was made, so that a marker which is not there proves nothing.
 """
 
+import errno
 import os
 import re
 
-from jobmill.systems import launch_token, process_tree, run_folder, slot_table
+from jobmill.systems import handover, launch_token, process_tree, run_folder, slot_table, switch
 from jobmill.systems.step_progress import progress
 
 TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` costs a start several milliseconds
@@ -65,7 +66,7 @@ class SpoolLaunches:
                 "native_state": "running",
                 "host": run.host,
                 "alive": True,
-                "progress": progress(os.fsdecode(folder)),
+                "progress": progress(os.fsdecode(folder), run.switch[0] if run.switch else None),
                 "orphan": not guarded,
                 "overdue": not guarded and slot_table.overdue(self._spool, run.guard, token),
             }
@@ -75,7 +76,7 @@ class SpoolLaunches:
         again = run_folder.read(folder)  # its last words may have come between the two looks
         if again is not None and again.end is not None:
             return {"state": "ended", "host": run.host}
-        if process_tree.members(token, folder, run.pid, run.start, run.ended):
+        if switch.left(switch.Switch.marked(run), token, folder, run.pid, run.start, run.ended):
             late = slot_table.overdue(self._spool, run.guard, token)
             look: Look = {"state": "running", "host": run.host, "alive": True, "orphan": True, "overdue": late}
             look["reason"] = "its first process is gone"
@@ -129,7 +130,7 @@ class SpoolLaunches:
             return LOST
         elif self._guarded(run):
             return UNKNOWN
-        elif process_tree.members(token, folder):
+        elif switch.left(switch.Switch.marked(run), token, folder):
             return ADOPT
         elif run_folder.was_entered(folder):
             return LOST  # its child came as far as opening its output; what it did after that nobody saw
@@ -156,10 +157,16 @@ class SpoolLaunches:
         marked = run_folder.read(folder)
         if marked is not None and _own(marked, token) is None:
             return b""  # another life's words
+        name, user = os.fsencode(stream), switch.Switch.marked(marked)
         try:
-            fd = os.open(folder + b"/" + os.fsencode(stream), os.O_RDONLY | os.O_NONBLOCK)
+            # the marker is ours; all else there is its user's, who may have put a link in its place
+            fd = handover.open_own(folder, name, user.uid if user is not None and name != b"run" else None)
         except (FileNotFoundError, NotADirectoryError):
             return b""
+        except OSError as error:
+            if user is None or error.errno != errno.ELOOP:
+                raise
+            return user.read(token, folder + b"/" + name, offset, limit)
         try:
             return os.pread(fd, limit, offset)
         finally:
@@ -178,7 +185,8 @@ class SpoolLaunches:
                 return True
             if run.namespace != run_folder.NAMESPACE:
                 return run.end is not None or not self._guarded(run)
-            gone = process_tree.kill(token, folder, run.pid, run.start, run.ended, force, patience)
+            user = switch.Switch.marked(run)
+            gone = switch.kill(user, token, folder, run.pid, run.start, run.ended, force, patience)
             return gone and (run.pid is not None or run.end is not None or not self._guarded(run))
         except run_folder.Superseded:  # the folder is a later life's; what this one left running bears its token
             life, job, number = launch_token.split(token)

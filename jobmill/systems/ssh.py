@@ -110,7 +110,7 @@ class SshSystem(ExecutionSystem):
             raise SystemUnavailable("; ".join(failed))
         answers: list[Handle | SubmitError] = []
         for it in submissions:
-            wrong = refusal(it)
+            wrong = refusal(it) or next(filter(None, (host.refusal(it) for host in self.hosts.values())), None)
             if wrong is not None:
                 answers.append(SubmitError(failure=SubmitFailure.PERMANENT, message=wrong))
                 continue

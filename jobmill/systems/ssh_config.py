@@ -16,12 +16,22 @@ from pathlib import Path
 from typing import Any
 
 from jobmill.errors import ConfigError, nearest
+from jobmill.systems import run_as
 from jobmill.systems.far_host import FarHost
 from jobmill.systems.ssh_host import OPTIONS as LOGIN
 from jobmill.systems.ssh_host import SshHost
 from jobmill.systems.ssh_link import SshLink
 
-OWN = ("slots", "python", "folder", "kill_grace", "path", "shell", "env")  # of each host, besides those of the login
+OWN = (
+    "slots",
+    "python",
+    "folder",
+    "kill_grace",
+    "path",
+    "shell",
+    "env",
+    *run_as.OPTIONS,
+)  # of each host, besides those of the login
 KEEP = 7 * 86400.0  # seconds for which the run folders of ended launches stay on their host
 OF_ALL = ("hosts", "paths", "keep")  # of the system alone
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -115,6 +125,7 @@ def host(system: str, name: str, options: Mapping[str, Any], where: str, spool: 
         path=texts["path"],
         shell=texts["shell"] or "/bin/sh",
         env={key: str(value) for key, value in env.items()},
+        run_as=run_as.RunAs.of(options, where),
     )
 
 

@@ -58,6 +58,7 @@ class Submission:
     queue: str | None = None
     account: str | None = None
     user: str | None = None  # who submitted it
+    order: Mapping[str, Any] | None = None  # set by a system with `run_as`: as whom it runs, and by which words
     container: Mapping[str, Any] | None = None  # image and what else the spec says of it
     inputs: Sequence[Transfer] = ()  # brought there by `stage_in` before `submit`
     place: str | None = None  # set by `stage_in`: the host that has the inputs

@@ -7,7 +7,7 @@ import json
 import os
 import time
 
-from jobmill.systems import child_wait, process_tree, run_folder
+from jobmill.systems import child_wait, handover, process_tree, run_folder, switch
 
 TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` costs a start several milliseconds
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Running:
         "slot",
         "start",
         "started",
+        "switch",
         "token",
     )
 
@@ -66,6 +67,7 @@ class Running:
         self.ended: "int | None" = None  # clock ticks after boot when the leader was found dead
         self.fd = fd  # its open run file, or None: opened when the end is written
         self.slot = slot  # its line in the slot table
+        self.switch: "switch.Switch | None" = None  # to its user, where that is not ours
 
 
 class Watch:
@@ -202,14 +204,17 @@ class Watch:
     def _finish(self, it: Running, code: int, status: int, usage: child_wait.Usage) -> bool:
         """Record the end of a leader; return False when its tree has still to be killed."""
         record = exit_record(it, code, status, usage)
+        failed = switch.failure(it.folder, it.switch) if it.switch is not None else None
+        if failed is not None and not it.phase:
+            record = run_folder.never_started("start_failed", *failed)
         if it.phase or self.leash is not None:  # bounded by a leash it is over as a whole: nobody could end the rest
             it.ended = process_tree.ticks_now()
-            others = process_tree.members(it.token, it.folder, it.pid, it.start, it.ended, self.spare)
+            others = switch.left(it.switch, it.token, it.folder, it.pid, it.start, it.ended, self.spare)
             if others:
                 self._tell(it, run_folder.end_line("left", record))
                 if not it.phase:
                     it.phase, it.deadline = TERMED, time.monotonic() + self.grace
-                    process_tree.kill(it.token, it.folder, it.pid, it.start, it.ended, False, 0.0, self.spare)
+                    switch.kill(it.switch, it.token, it.folder, it.pid, it.start, it.ended, False, 0.0, self.spare)
                 self.lingering[it.token] = (it, record)
                 self._note(time.monotonic() + FIRM)
                 return False
@@ -228,9 +233,9 @@ class Watch:
             it.phase, it.deadline = KILLED, now + FIRM
             force = True
         else:  # within the grace: only look
-            return not process_tree.members(it.token, it.folder, it.pid, it.start, it.ended, self.spare)
+            return not switch.left(it.switch, it.token, it.folder, it.pid, it.start, it.ended, self.spare)
         patience = 0.05 if force else 0.0
-        return process_tree.kill(it.token, it.folder, it.pid, it.start, it.ended, force, patience, self.spare)
+        return switch.kill(it.switch, it.token, it.folder, it.pid, it.start, it.ended, force, patience, self.spare)
 
     def _note(self, when: "float | None") -> None:
         if when is not None and (self.next_step is None or when < self.next_step):
@@ -254,7 +259,7 @@ def exit_record(it: Running, code: int, status: int, usage: child_wait.Usage) ->
         how = '"exit_status":"finished_signal","term_sig":%d' % status
     if it.phase:
         how += ',"reason":"timeout"'
-    message = error_message(it.folder) if status or it.phase else None
+    message = error_message(it.folder, it.switch.uid if it.switch else None) if status or it.phase else None
     if message:
         how += ',"message":' + json.dumps(message)
     used = '"wall":%.4f,"cpu":%.4f,"max_memory":%.1f' % (wall, usage.cpu, usage.memory / 1024.0)
@@ -287,10 +292,10 @@ def lost_record(it: Running, why: str) -> str:
     return json.dumps(record, separators=(",", ":"))
 
 
-def error_message(folder: bytes) -> "str | None":
-    """Return what the job wrote to its error file, at most 4 KiB of it, or None."""
+def error_message(folder: bytes, uid: "int | None" = None) -> "str | None":
+    """Return what the job wrote to its error file, at most 4 KiB of it, or None; ``uid``: of a user not ours."""
     try:
-        fd = os.open(os.path.join(folder, b"error"), os.O_RDONLY | os.O_NONBLOCK)
+        fd = handover.open_own(folder, b"error", uid)
     except OSError:
         return None
     try:

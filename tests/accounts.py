@@ -46,7 +46,7 @@ class Accounts:
         """Remove them, also what is only half there."""
         uids = {self.uid(name) for name in (self.ann, self.bob, self.work) if self._known(name)}
         until = time.monotonic() + 10
-        while (pids := processes(uids)) and time.monotonic() < until:
+        while (pids := processes(uids) + _switches({self.ann, self.bob})) and time.monotonic() < until:
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
@@ -95,5 +95,17 @@ def processes(uids: set[int]) -> list[int]:
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
                 if entry.stat().st_uid in uids and ") Z" not in (entry / "stat").read_text():
+                    found.append(int(entry.name))
+    return found
+
+
+def _switches(names: set[str]) -> list[int]:
+    """Return the processes of sudo to these users: root's, and perhaps stopped."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_text(errors="replace").split("\0")
+                if words[0] == "sudo" and names & set(words):
                     found.append(int(entry.name))
     return found

@@ -9,7 +9,9 @@ import base64
 import fcntl
 import json
 import os
+import signal
 import stat
+import time
 
 from jobmill.systems import process_tree, spawn, streams
 
@@ -109,9 +111,24 @@ def _left(values: "Values") -> bool:
 
 
 def _kill(values: "Values") -> bool:
-    leader, start, ended = values["leader"]
-    force, patience = values["force"], values["patience"]
-    return process_tree.kill(values["token"], values["folder"], leader, start, ended, force, patience)
+    """Do as `process_tree.kill` does, but stop nobody first: sudo stops with its child, and only root could wake it."""
+    token, folder, leader = values["token"], values["folder"], values["leader"]
+    until = time.monotonic() + values["patience"]
+    told = set()
+    while True:
+        found = process_tree.members(token, folder, *leader)
+        if not found:
+            return True
+        for it in found.values():
+            if values["force"]:
+                process_tree.send(it.pid, it.start, signal.SIGKILL)
+            elif (it.pid, it.start) not in told:
+                told.add((it.pid, it.start))
+                process_tree.send(it.pid, it.start, signal.SIGTERM)
+                process_tree.send(it.pid, it.start, signal.SIGCONT)  # a stopped process would never see the TERM
+        if time.monotonic() >= until:
+            return False
+        time.sleep(0.005)
 
 
 def _read(values: "Values") -> "str | None":

@@ -42,6 +42,23 @@ def open_way(spool: bytes) -> None:
         os.chmod(path, os.stat(path).st_mode & 0o770 | 0o001)
 
 
+def open_library(library: bytes, spool: bytes) -> None:
+    """Let everybody read our own package, where it was sent to a host beside the spool: jobs with steps run a part of it.
+
+    Raises OSError.
+    """
+    above = os.path.dirname(library)
+    if above != os.path.join(os.path.dirname(os.path.dirname(spool)), b"lib"):
+        return  # it was installed here
+    if os.stat(above).st_mode & 0o001:
+        return
+    for folder, _, files in os.walk(library):
+        os.chmod(folder, 0o755)
+        for name in files:
+            os.chmod(os.path.join(folder, name), 0o644)
+    os.chmod(above, 0o711)
+
+
 def hand_over(folder: bytes, uid: int) -> None:
     """Let this user work in a run folder whose marker was taken; raise OSError, with words for access lists."""
     job = os.path.dirname(folder)

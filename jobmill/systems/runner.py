@@ -356,6 +356,7 @@ class Runner:
         """Give the run folder to the launch's user, whom the marker names from now on."""
         found, who = switch.Switch.of(order)
         handover.open_way(self.spool)
+        handover.open_library(os.fsencode(sys.path[0]), self.spool)
         assert it.fd is not None
         run_folder.write(it.fd, found.line())
         it.switch = found

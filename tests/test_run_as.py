@@ -15,11 +15,11 @@ from accounts import Accounts, accounts, processes
 from farm import Missing
 from test_local_system import Bench, _end
 
-from jobmill.errors import ConfigError
+from jobmill.errors import ConfigError, StageFailed
 from jobmill.systems import identity, run_folder
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.run_as import RunAs
-from jobmill.systems.system import NativeState, Submission, SubmitError, SubmitFailure
+from jobmill.systems.system import NativeState, Submission, SubmitError, SubmitFailure, Transfer
 
 pytestmark = pytest.mark.timeout(90)
 
@@ -375,6 +375,46 @@ def test_a_runner_that_is_killed_loses_no_end(bench: AsBench, users: Accounts) -
     os.kill(bench.runner_pid(), signal.SIGKILL)
     bench.until(lambda: len(bench.ends) == 2)
     assert bench.ends["rec:a:1"].exit_value == 4 and bench.ends["rec:b:1"].exit_value == 3
+
+
+def test_inputs_are_read_and_written_as_the_user(bench: AsBench, users: Accounts) -> None:
+    place = bench.spool.parent
+    tree = place / "tree"
+    (tree / "deep").mkdir(parents=True)
+    (tree / "deep" / "f").write_bytes(b"x" * (3 << 20))
+    (tree / "g").write_text("g\n")
+    (tree / "g").chmod(0o444)
+    (tree / "link").symlink_to("g")
+    secret = place / "secret"
+    secret.write_text("secret\n")
+    secret.chmod(0o600)
+    wanted = (Transfer(source=str(tree), target="tree"),)
+    job = bench.sh("a", "cat tree/g tree/link; wc -c < tree/deep/f; echo y >> tree/deep/f; rm -r tree", inputs=wanted)
+    (end,) = bench.run(bench.system.stage_in(job, lambda _: None))
+    assert end.exit_value == 0, (bench.folder("a") / "stderr").read_text()
+    assert (bench.folder("a") / "stdout").read_text() == f"g\ng\n{3 << 20}\n" and not (
+        bench.folder("a") / "tree"
+    ).exists()
+
+    def refused(**fields: Any) -> str:
+        with pytest.raises(StageFailed) as caught:
+            bench.system.stage_in(bench.sh("b", "true", **fields), lambda _: None)
+        return str(caught.value)
+
+    hidden = (Transfer(source=str(secret), target="x"),)
+    assert "secret: Permission denied (as user" in refused(inputs=hidden)
+    (tree / "planted").symlink_to(secret)
+    assert "Permission denied" in refused(inputs=wanted)
+    (tree / "planted").unlink()
+    assert "Permission denied" in refused(inputs=wanted, workdir="/etc")
+    assert not Path("/etc/tree").exists()
+    assert "is no name of a user" in refused(inputs=wanted, user="-x")
+    assert "is root" in refused(inputs=wanted, user=users.twin)
+    home = users.folder / users.ann
+    (end,) = bench.run(
+        bench.system.stage_in(bench.sh("c", "cat tree/g", inputs=wanted, workdir=str(home)), lambda _: None)
+    )
+    assert end.exit_value == 0 and (home / "tree" / "g").stat().st_uid == users.uid(users.ann)
 
 
 def test_a_switch_is_read_from_the_options() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import signal
+import shutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,8 @@ from farm import Missing, Sshd, one_sshd
 from test_run_as import ESCAPES, SETPRIV, SUDO
 from test_ssh_system import Bench
 
-from jobmill.systems import process_tree
-from jobmill.systems.system import Launch, NativeState, Settled, Submission
+from jobmill.errors import StageFailed
+from jobmill.systems.system import Submission, Transfer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -84,7 +84,7 @@ def bench(request: pytest.FixtureRequest, there: There, tmp_path: Path) -> Itera
         for system in made.made:
             system.close()
         for path in (there.far / login / "spool").glob("*/jobs/*"):
-            os.system(f"rm -rf {path}")
+            shutil.rmtree(path)
 
 
 def test_a_job_is_its_users(bench: AsBench) -> None:
@@ -137,3 +137,38 @@ def test_the_walltime_ends_all(bench: AsBench) -> None:
     (end,) = bench.run(bench.sh("w", ESCAPES, walltime=1.5))
     assert end.reason == "timeout" and end.term_sig == 9, end
     assert processes({users.uid(users.ann)}) == []
+
+
+def test_inputs_and_outputs_are_the_users(bench: AsBench, tmp_path: Path) -> None:
+    """The users of this machine and of that host are the same here, as with one directory service."""
+    place = bench.there.users.folder / f"s{time.monotonic_ns()}"
+    place.mkdir(mode=0o755)
+    (place / "open").write_text("open\n")
+    (place / "secret").write_text("secret\n")
+    (place / "secret").chmod(0o600)
+    text = "cat open; echo more >> open; mkdir d; seq 30000 > d/n.out; echo x > x.out;"
+    text += f"ln -s {place}/secret s.out; ln -s {place}/open o.out"
+    wanted = (Transfer(source=str(place / "open"), target="open"),)
+    job = bench.system.stage_in(bench.sh("s", text, inputs=wanted), lambda _: None)
+    hidden = replace(job, token="rec.1:t:1", inputs=(Transfer(source=str(place / "secret"), target="x"),))
+    with pytest.raises(StageFailed, match="Permission denied"):
+        bench.system.stage_in(hidden, lambda _: None)
+    with pytest.raises(StageFailed, match="leave workdir: out"):
+        bench.system.stage_in(replace(job, token="rec.1:u:1", workdir="/tmp"), lambda _: None)
+    (end,) = bench.run(job)
+    assert end.exit_value == 0, end
+    assert (place / "open").read_text() == "open\n"
+    home = tmp_path / "home"
+    handle = bench.system.handle_for(job.token)
+    assert bench.system.stage_out(handle, home, ["d/*.out", "[xo].out", "no.*"], lambda _: None) == ["no.*"]
+    assert (home / "stdout").read_text() == "open\n" and (home / "outputs" / "d" / "n.out").stat().st_size > 1 << 17
+    assert (home / "outputs" / "o.out").read_text() == "open\n"
+    assert '"exit_value":0' in (home / "run").read_text()
+    with pytest.raises(StageFailed, match="Permission denied"):
+        bench.system.stage_out(handle, home, ["*.out"], lambda _: None)
+    (end,) = bench.run(bench.sh("v", f"ln -s {place}/secret error; exit 1"))
+    assert end.message is None
+    with pytest.raises(StageFailed, match="Permission denied"):
+        bench.system.stage_out(bench.system.handle_for("rec.1:v:1"), tmp_path / "v", [], lambda _: None)
+    assert (tmp_path / "v" / "stdout").exists()  # what can be brought has come
+    assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "run" and "secret" in p.read_text()]

@@ -6,6 +6,7 @@ environment. Everything that the job names (working directory, streams, files) i
 """
 
 import base64
+import errno
 import fcntl
 import json
 import os
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     Values = dict[str, Any]
 
 READY = b"ready\n"
+PIECE = 1 << 20  # bytes that are read at once
 
 
 def main(values: "Values") -> None:
@@ -29,9 +31,14 @@ def main(values: "Values") -> None:
     if values["verb"] == "start":
         _start(values)
         return
-    answers = {"kill": _kill, "left": _left, "read": _read}
+    answers = {"kill": _kill, "left": _left, "read": _read, "file": _file}
     wrong = _not_switched(values)
-    answer = {"wrong": wrong} if wrong else {"answer": answers[values["verb"]](values)}
+    answer: "Values" = {"wrong": wrong}
+    if not wrong:
+        try:
+            answer = {"answer": answers[values["verb"]](values)}
+        except OSError as error:
+            answer = {"errno": error.errno, "error": error.strerror or str(error)}
     data = json.dumps(answer).encode("ascii")
     while data:
         data = data[os.write(1, data) :]
@@ -140,6 +147,37 @@ def _read(values: "Values") -> "str | None":
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             return None
         return base64.b64encode(os.pread(fd, values["limit"], values["offset"])).decode("ascii")
+    finally:
+        os.close(fd)
+
+
+def _file(values: "Values") -> "Any":
+    """Do one thing to a file, as staging does it."""
+    from jobmill.systems import far_files
+
+    verbs = {name: getattr(far_files, name) for name in far_files.VERBS}
+    return dict(verbs, piece=_piece, append=_append)[values["name"]](**values["arguments"])
+
+
+def _piece(path: str, offset: int) -> str:
+    """Return a part of a plain file in base64, "" at its end."""
+    fd = os.open(_bytes(path), os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "is no file any more")
+        return base64.b64encode(os.pread(fd, PIECE, offset)).decode("ascii")
+    finally:
+        os.close(fd)
+
+
+def _append(path: str, data: str, begin: bool) -> None:
+    """Add to a file, which is made or emptied to ``begin`` with."""
+    flags = os.O_CREAT | os.O_TRUNC if begin else os.O_APPEND
+    fd = os.open(_bytes(path), os.O_WRONLY | os.O_NOFOLLOW | flags, 0o600)
+    try:
+        left = base64.b64decode(data)
+        while left:
+            left = left[os.write(fd, left) :]
     finally:
         os.close(fd)
 

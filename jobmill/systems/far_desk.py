@@ -8,13 +8,14 @@ seconds for which the launch may have been under way; a host that is up for less
 import base64
 import json
 import os
+import pwd
 import select
 import shutil
 import signal
 import sys
 import time
 
-from jobmill.systems import far_files, process_tree, run_folder
+from jobmill.systems import far_files, handover, process_tree, run_folder, streams, switch
 from jobmill.systems.spool_launches import SpoolLaunches
 
 TYPE_CHECKING = False
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
     Launches = list[tuple[str, float]]
 
-FILES = ("entry", "entries", "digest", "make_folder", "target", "link", "rename", "finish", "remove", "room")
 PATIENCE = 2.0  # seconds of one question
 MARGIN = 60.0  # seconds by which clocks may have drifted, and a boot takes
 
@@ -73,15 +73,25 @@ class Desk:
             return {}
         workdir = folder
         try:
-            with open(os.path.join(folder, b"workdir"), "rb") as file:
-                workdir = os.path.join(folder, os.path.expanduser(file.read().rstrip(b"\n")))
-        except OSError:
+            uid = run.switch[0] if run.switch else None
+            with os.fdopen(handover.open_own(folder, b"workdir", uid), "rb") as file:
+                home = pwd.getpwuid(uid).pw_dir if uid is not None else None
+                workdir = streams.place(folder, file.read().rstrip(b"\n").decode("utf-8", "surrogateescape"), home)
+        except (OSError, KeyError):
             pass  # it ran in its run folder
         return {
             "folder": _text(folder),
             "workdir": _text(workdir),
-            "files": far_files.small(folder, names, most),
+            "files": far_files.small(folder, names, most, run.switch[0] if run.switch else None),
+            "user": run.switch is not None,
         }
+
+    def as_user(self, token: str, name: str, arguments: "dict[str, Any]") -> "Any":
+        """Do one thing to a file as the user of a launch; OSError as that user meets it."""
+        user = switch.Switch.marked(run_folder.read(self._launches.folder(token)))
+        if user is None:
+            raise ValueError("the launch runs as nobody else")
+        return user.file(name, arguments)
 
     def stage(self, token: str, workdir: "str | None") -> "list[str | None]":
         """Return the folder in which inputs wait for a launch, and its working directory; None: its run folder."""
@@ -161,7 +171,7 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     desk = Desk(os.fsencode(sys.argv[2]), sys.argv[3])
     verbs = {name: getattr(desk, name) for name in dir(desk) if not name.startswith("_")}
-    verbs.update((name, getattr(far_files, name)) for name in FILES)
+    verbs.update((name, getattr(far_files, name)) for name in far_files.VERBS)
     for line in _requests(float(os.environ.get("JOBMILL_SILENCE", 0)) or None):
         answer: "dict[str, Any]" = {"n": None}
         try:

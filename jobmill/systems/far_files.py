@@ -10,7 +10,7 @@ import os
 import stat
 import time
 
-from jobmill.systems import run_folder
+from jobmill.systems import handover, run_folder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     Facts = list[Any]  # name, kind, size, mode, version: the fields of an Entry
 
+VERBS = ("entry", "entries", "digest", "make_folder", "target", "link", "rename", "finish", "remove", "room")
 PATIENCE = 2.0  # seconds of one question
 PIECE = 1 << 20  # bytes that are read at once
 _digests: "dict[str, tuple[int, Any]]" = {}  # path -> those that are being made
@@ -121,12 +122,18 @@ def room(folder: str) -> "list[int]":
     return [disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize]
 
 
-def small(folder: bytes, names: "list[str]", most: int) -> "dict[str, list[Any]]":
-    """Return {name: [facts, content in base64]} of the files that a folder has; no content over ``most``."""
+def small(folder: bytes, names: "list[str]", most: int, uid: "int | None" = None) -> "dict[str, list[Any]]":
+    """Return {name: [facts, content in base64]} of the files that a folder has; no content over ``most``.
+
+    ``uid``: of the user to whom the run folder was given, who may have put anything in place of a file.
+    """
     found = {}
     for name in names:
         try:
-            fd = _open(os.path.join(folder, run_folder.encode(name)))
+            if uid is not None and name != "run":
+                fd = handover.open_own(folder, run_folder.encode(name), uid)
+            else:
+                fd = _open(os.path.join(folder, run_folder.encode(name)))
         except OSError:
             continue
         try:

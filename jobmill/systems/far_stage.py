@@ -7,22 +7,32 @@ import posixpath
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from jobmill.errors import StageFailed, SystemUnavailable
 from jobmill.systems.desk import Desk
 from jobmill.systems.far_place import FarPlace, entry_of
-from jobmill.systems.place import Here, Kind
+from jobmill.systems.place import Here, Kind, Place
 from jobmill.systems.retrieval import FIRST, OWN, bring_home
 from jobmill.systems.staging import Item, Staging, shown, told, walk
 from jobmill.systems.system import Progress, Submission, Token
+from jobmill.systems.user_place import UserPlace
 
 SMALL = 1 << 16  # bytes of a file that comes with the desk's answer
+MARKER = 1 << 20  # bytes, more than any marker has
 DEADLINE = 30.0  # seconds for an answer; nobody waits for this thread
 
 
-def bring(desk: Desk, place: FarPlace, submission: Submission, progress: Progress) -> Submission:
-    """Bring the inputs; return the submission with the folder from which its launch takes them, if it does."""
-    here = Here()
+def bring(
+    desk: Desk, place: FarPlace, submission: Submission, progress: Progress, theirs: Place | None = None
+) -> Submission:
+    """Bring the inputs; return the submission with the folder from which its launch takes them, if it does.
+
+    ``theirs``: files here as the job's user has them, where it runs as its user.
+    """
+    here = theirs or Here()
+    if theirs is not None and submission.workdir is not None:
+        raise StageFailed("inputs of a job that runs as its user come into its run folder; leave workdir: out")
     items = walk(here, submission.inputs, progress)
     stage, workdir = desk.ask("stage", deadline=DEADLINE, token=submission.token, workdir=submission.workdir)
     if workdir is not None:
@@ -53,6 +63,8 @@ def fetch(desk: Desk, place: FarPlace, token: Token, home: Path, globs: Sequence
         small = {name: base64.b64decode(content) for name, (_, content) in files.items() if content is not None}
     except (KeyError, TypeError, ValueError) as error:
         raise StageFailed(f"the host tells nonsense of what the launch left: {error!r}") from None
+    if left.get("user"):
+        return _fetch_as(desk, left, token, home, globs, progress)
     if globs or "job.yaml" in files or len(small) < len(files):
         return bring_home(place, folder, workdir, str(home), globs, progress)
     here = Here(durable=True)
@@ -63,6 +75,24 @@ def fetch(desk: Desk, place: FarPlace, token: Token, home: Path, globs: Sequence
             here.write(f"{path}.new", [small[name]], entry_of(files[name][0], name).mode)
             here.rename(f"{path}.new", path, replace=True)
     return []
+
+
+def _fetch_as(
+    desk: Desk, left: dict[str, Any], token: Token, home: Path, globs: Sequence[str], progress: Progress
+) -> list[str]:
+    """Bring home what a launch left that ran as its user: read as that user, who may have put anything there."""
+    here = Here(durable=True)
+    with told(str(home)):
+        here.make_folder(str(home))
+        content = desk.read(token, "run", 0, MARKER, deadline=DEADLINE)
+        here.write(str(home / "run.new"), [content], 0o644)
+        here.rename(str(home / "run.new"), str(home / "run"), replace=True)
+
+    def ask(verb: str, arguments: dict[str, Any]) -> Any:
+        return desk.file("as_user", deadline=DEADLINE, token=token, name=verb, arguments=arguments)
+
+    place, first = UserPlace(ask), [name for name in FIRST if name != "run"]  # the marker is ours to tell
+    return bring_home(place, left["folder"], left["workdir"], str(home), globs, progress, first=first)
 
 
 def _room(place: FarPlace, items: Sequence[Item], folder: str) -> None:

@@ -43,7 +43,7 @@ def open_way(spool: bytes) -> None:
 
 
 def open_library(library: bytes, spool: bytes) -> None:
-    """Let everybody read our own package, where it was sent to a host beside the spool: jobs with steps run a part of it.
+    """Let everybody read our own package where it was sent to, beside the spool: jobs with steps run a part of it.
 
     Raises OSError.
     """

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobmill.errors import ConfigError, SystemUnavailable, nearest
+from jobmill.errors import ConfigError, StageFailed, SystemUnavailable, nearest
 from jobmill.systems import run_as, run_folder
 from jobmill.systems.container_template import ContainerTemplate
 from jobmill.systems.guard_channel import GuardChannel
@@ -165,7 +165,13 @@ class LocalSystem(ExecutionSystem):
 
     def stage_in(self, submission: Submission, progress: Progress) -> Submission:
         """Copy the inputs into the given workdir, or where the runner takes them from into the run folder."""
-        return self._stage.bring(submission, progress) if submission.inputs else submission
+        if not submission.inputs:
+            return submission
+        if self.run_as is None:
+            return self._stage.bring(submission, progress)
+        if wrong := self.run_as.refusal(submission):
+            raise StageFailed(wrong)
+        return self._stage.bring(submission, progress, self.run_as.place(submission))
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when `ends` has something to do; it stays the same once there is one."""

@@ -21,7 +21,14 @@ WORDS = "brings home"
 
 
 def bring_home(
-    there: Place, run_folder: str, workdir: str | None, home: str, globs: Sequence[str], progress: Progress
+    there: Place,
+    run_folder: str,
+    workdir: str | None,
+    home: str,
+    globs: Sequence[str],
+    progress: Progress,
+    *,
+    first: Sequence[str] = FIRST,
 ) -> list[str]:
     """Bring what a launch left in its run folder there to ``home``; return the globs that match nothing.
 
@@ -29,7 +36,7 @@ def bring_home(
     """
     here = Here(durable=True)  # the other copy may be removed after this
     staging = Staging(there, here, progress, words=WORDS)
-    for names in (FIRST, OWN):
+    for names in (first, OWN):
         staging.bring(_present(there, run_folder, names), home, replace=True, grows=True)
     staging.bring(_present(there, run_folder, step_logs(home)), home, replace=True, grows=True)
     base = workdir or run_folder

@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from jobmill.errors import ConfigError
+from jobmill.errors import ConfigError, StageFailed
 from jobmill.systems import identity
+from jobmill.systems.switch import Switch
 from jobmill.systems.system import Submission
+from jobmill.systems.user_place import UserPlace
 
 OPTIONS = ("run_as", "run_as_least_uid", "run_as_users")
 
@@ -67,6 +69,14 @@ class RunAs:
         """Return why no host can run this job as its user, or None."""
         wrong = identity.problem(it.user, self.users)
         return None if wrong is None else f"job {it.job_id}: {wrong}"
+
+    def place(self, it: Submission) -> UserPlace:
+        """Return this machine's files as the job's user has them; raise StageFailed where there is no such user."""
+        try:
+            switch, _ = Switch.of(self.order(it))
+        except identity.Refused as error:
+            raise StageFailed(f"inputs are read as the job's user: {error}") from error
+        return UserPlace(switch.file)
 
     def order(self, it: Submission) -> dict[str, Any]:
         """Return what the host needs to know: plain values."""

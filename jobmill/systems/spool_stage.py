@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems.place import Here, Kind
+from jobmill.systems.place import Here, Kind, Place
 from jobmill.systems.staging import Item, Staging, shown, told, walk
 from jobmill.systems.system import Progress, Submission, Token
 
@@ -29,30 +29,34 @@ class SpoolStage:
         self._folder = spool / "stage" / system
         self._here = Here()
 
-    def bring(self, submission: Submission, progress: Progress) -> Submission:
-        """Bring the inputs; return the submission with the folder from which its launch takes them, if it does."""
-        items = walk(self._here, submission.inputs, progress)
+    def bring(self, submission: Submission, progress: Progress, theirs: Place | None = None) -> Submission:
+        """Bring the inputs; return the submission with the folder from which its launch takes them, if it does.
+
+        ``theirs``: files as the job's user has them, where that is not our own.
+        """
+        source = theirs or self._here
+        items = walk(source, submission.inputs, progress)
         workdir = submission.workdir
         if workdir is not None:
             with told(workdir):
-                found = self._here.entry(workdir, follow=True)
+                found = source.entry(workdir, follow=True)
             if found is None or found.kind is not Kind.FOLDER:
                 raise StageFailed(f"{shown(workdir)} is no folder; make it, or leave workdir: out")
-            self._room(items, workdir)
-            Staging(self._here, self._here, progress).bring(items, workdir, replace=False)
+            self._room(items, workdir, source)
+            Staging(source, source, progress).bring(items, workdir, replace=False)
             return submission
         folder = str(self._folder / submission.token)
         with told(folder):
             self._here.make_folder(folder)
-        self._room(items, folder)
-        Staging(self._here, self._here, progress).bring(items, folder, replace=True)
+        self._room(items, folder, self._here)
+        Staging(source, self._here, progress).bring(items, folder, replace=True)
         return replace(submission, staged=folder)
 
-    def _room(self, items: Sequence[Item], folder: str) -> None:
+    def _room(self, items: Sequence[Item], folder: str, place: Place) -> None:
         """Refuse what a disk can never hold, or cannot hold now, before any of it is copied."""
         with told(folder):
             disk = shutil.disk_usage(folder)
-            there = [self._here.entry(f"{folder}/{item.target}", follow=True) for item in items]
+            there = [place.entry(f"{folder}/{item.target}", follow=True) for item in items]
         sizes = [item.entry.size for item in items if item.entry.kind is Kind.FILE]
         missing = [
             item.entry.size

@@ -233,11 +233,14 @@ class SshSystem(ExecutionSystem):
         """Bring the inputs to the host that has some of them already, or is the least busy; it takes the launch."""
         if not submission.inputs:
             return submission
+        if wrong := next(filter(None, (host.refusal(submission) for host in self.hosts.values())), None):
+            raise StageFailed(wrong)
         host = self._stage_host(submission)
+        theirs = host.run_as.place(submission) if host.run_as is not None else None
         desk = host.desk(_record(submission.token))
         place = FarPlace(desk, host.sftp)
         try:
-            return replace(far_stage.bring(desk, place, submission, progress), place=host.name)
+            return replace(far_stage.bring(desk, place, submission, progress, theirs), place=host.name)
         finally:
             place.close()
             desk.close()  # the host allows for few channels

@@ -5,12 +5,23 @@ The file `switch` in the run folder is theirs to complain in.
 """
 
 import base64
+import errno
 import json
 import os
 import sys
 import time
 
-from jobmill.systems import as_user, identity, process_tree, run_folder, spawn, streams
+from jobmill.systems import (
+    as_user,
+    far_files,
+    handover,
+    identity,
+    launch_token,
+    process_tree,
+    run_folder,
+    spawn,
+    streams,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +40,7 @@ PROGRAM = (
     "for n,s in v.pop('modules'):m[n]=M(n);exec(compile(s,n,'exec'),m[n].__dict__)\n"
     "m[n].main(v)"
 )
-_sources: "list[tuple[str, str]]" = []
+_sources: "dict[str, list[tuple[str, str]]]" = {}
 
 
 class Switch:
@@ -65,23 +76,37 @@ class Switch:
 
     def ask(self, verb: str, token: str, values: "dict[str, Any]", patience: float = 0.0) -> "Any":
         """Return the answer of `as_user` as that user, None where there is none in time."""
+        return self._ask(verb, token, values, patience).get("answer")
+
+    def file(self, name: str, arguments: "dict[str, Any]", patience: float = 10.0) -> "Any":
+        """Do one thing to a file as that user; raise OSError as that user meets it, or where nobody can be asked."""
+        found = self._ask("file", "-", {"name": name, "arguments": arguments}, patience)
+        if "errno" in found:
+            raise OSError(found["errno"], "%s (as user %s)" % (found["error"], self.user))
+        if "answer" not in found:
+            words = found.get("wrong") or "run_as (%s) gives no answer" % " ".join(self.prefix)
+            raise OSError(errno.EPERM, words)
+        return found["answer"]
+
+    def _ask(self, verb: str, token: str, values: "dict[str, Any]", patience: float) -> "dict[str, Any]":
         answer = _memory()
         try:
             values["verb"] = verb
             try:
                 pid = self._spawn("-", dict(values, token=token), b"/proc/self/fd/%d" % answer, b"/dev/null")
             except (OSError, spawn.StartFailed):
-                return None
+                return {}
             until = time.monotonic() + patience + ANSWER
             while not _ended(pid):
                 if time.monotonic() > until:
-                    return None
+                    return {}
                 time.sleep(0.002)
             size = os.fstat(answer).st_size
             try:
-                return json.loads(os.pread(answer, size, 0).decode("ascii")).get("answer")
+                found = json.loads(os.pread(answer, size, 0).decode("ascii"))
+                return found if isinstance(found, dict) else {}
             except ValueError:
-                return None
+                return {}
         finally:
             os.close(answer)
 
@@ -91,7 +116,7 @@ class Switch:
         return base64.b64decode(self.ask("read", token, values) or "")
 
     def _spawn(self, name: str, values: "dict[str, Any]", out: bytes, errors: bytes) -> int:
-        values.update(uid=self.uid, gid=self.gid, user=self.user, prefix=self.prefix, modules=_program())
+        values.update(uid=self.uid, gid=self.gid, user=self.user, prefix=self.prefix, modules=_program(values["verb"]))
         data = json.dumps(values).encode("ascii")
         fd = _memory()
         try:
@@ -185,12 +210,15 @@ def kill(
     return gone
 
 
-def _program() -> "list[tuple[str, str]]":
-    """Return name and text of the modules that `as_user` needs, itself last; read once."""
-    if not _sources:
-        for module in (process_tree, spawn, streams, as_user):
-            _sources.append((module.__name__, getattr(module.__loader__, "get_source")(module.__name__)))  # noqa: B009
-    return _sources
+def _program(verb: str) -> "list[tuple[str, str]]":
+    """Return name and text of the modules that `as_user` needs for this, itself last; read once."""
+    if verb not in _sources:
+        modules = [process_tree, spawn, streams, as_user]
+        if verb == "file":
+            modules[:0] = [launch_token, handover]
+            modules[3:3] = [run_folder, far_files]
+        _sources[verb] = [(it.__name__, getattr(it.__loader__, "get_source")(it.__name__)) for it in modules]  # noqa: B009
+    return _sources[verb]
 
 
 def _python() -> str:

@@ -417,6 +417,23 @@ def test_inputs_are_read_and_written_as_the_user(bench: AsBench, users: Accounts
     assert end.exit_value == 0 and (home / "tree" / "g").stat().st_uid == users.uid(users.ann)
 
 
+def test_doctor_tells_whether_it_can_be(bench: AsBench, users: Accounts, tmp_path: Path) -> None:
+    def look(spool: Path = bench.spool, **options: Any) -> tuple[bool, str]:
+        system = LocalSystem.build("local", {"run_as": SUDO, **options}, spool)
+        (found,) = [it for it in system.check() if it.name == "run_as"]
+        return found.ok, f"{found.detail} {found.fix}"
+
+    assert look(run_as_users=[users.ann])[0]
+    assert look()[0]
+    ok, words = look(run_as=["no-such-switch", "{user}"])
+    assert not ok and "no-such-switch" in words
+    ok, words = look(run_as=["env", "X={user}"], run_as_users=[users.ann])
+    assert not ok and "gave uid 0" in words
+    tmp_path.chmod(0o700)
+    ok, words = look(tmp_path / "spool")
+    assert not ok and "chmod o+x" in words
+
+
 def test_a_switch_is_read_from_the_options() -> None:
     def build(**options: Any) -> None:
         LocalSystem.build("local", options, Path("/nowhere"))

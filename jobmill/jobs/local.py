@@ -6,6 +6,7 @@ import os
 from typing import ClassVar
 
 from jobmill.jobs.job import Job
+from jobmill.systems.switch import python_of_all
 
 
 class LocalJob(Job):
@@ -14,6 +15,13 @@ class LocalJob(Job):
     class_type: ClassVar[str] = "Local"
     kinds: ClassVar[frozenset[str]] = frozenset({"local"})
     usual_on: ClassVar[frozenset[str]] = frozenset({"local"})
+
+    def argv(self) -> tuple[str, ...]:
+        """Return the words to execute; the stepper of a job that runs as its user needs a Python that user may use."""
+        words = super().argv()
+        if self.spec.steps and getattr(self.system, "run_as", None) is not None:
+            return (python_of_all(), *words[1:])
+        return words
 
     def absolute(self, path: str, base: str) -> str:
         """As the contract says, and ``~`` is the home folder here; elsewhere nobody here could know it.

@@ -61,8 +61,12 @@ def open_library(library: bytes, spool: bytes) -> None:
 
 def hand_over(folder: bytes, uid: int) -> None:
     """Let this user work in a run folder whose marker was taken; raise OSError, with words for access lists."""
-    job = os.path.dirname(folder)
-    os.chmod(job, 0o711)
+    os.chmod(os.path.dirname(folder), 0o711)
+    give_folder(folder, uid)
+
+
+def give_folder(folder: bytes, uid: int) -> None:
+    """Let this user, and nobody else but us, make files in a folder, which stays ours; raise OSError."""
     entries = [(USER_OBJ, 7, NOBODY), *_named(7, uid), (GROUP_OBJ, 0, NOBODY), (MASK, 7, NOBODY), (OTHER, 0, NOBODY)]
     try:
         os.setxattr(folder, DEFAULT, _packed([*entries[:1], *_named(7, uid, os.geteuid()), *entries[2:]]))

@@ -284,6 +284,8 @@ class LocalSystem(ExecutionSystem):
         shell = os.access("/bin/sh", os.X_OK)
         checks.append(Check(name="shell", ok=shell, detail="/bin/sh", fix="" if shell else "install a POSIX shell"))
         checks.append(_check_guard())
+        if self.run_as is not None:
+            checks.append(self.run_as.check(self.spool))
         cores = len(os.sched_getaffinity(0))
         fits = self.slots <= cores
         fix = "" if fits else f"set slots to {cores} unless the jobs mostly wait"

@@ -10,14 +10,18 @@ What the words mean on a host, and whether it knows the user, is judged there (`
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from jobmill.errors import ConfigError, StageFailed
-from jobmill.systems import identity
-from jobmill.systems.switch import Switch
-from jobmill.systems.system import Submission
+from jobmill.systems import handover, identity
+from jobmill.systems.switch import PATH, Switch
+from jobmill.systems.system import Check, Submission
 from jobmill.systems.user_place import UserPlace
 
 OPTIONS = ("run_as", "run_as_least_uid", "run_as_users")
@@ -77,6 +81,38 @@ class RunAs:
         except identity.Refused as error:
             raise StageFailed(f"inputs are read as the job's user: {error}") from error
         return UserPlace(switch.file)
+
+    def check(self, spool: Path) -> Check:
+        """Find out whether launches can be handed over here; tried out for the first of `run_as_users`, if any."""
+        words = " ".join(self.template)
+        if shutil.which(self.template[0], path=PATH.decode()) is None:
+            return Check(
+                name="run_as", ok=False, detail=f"{self.template[0]} is not in {PATH.decode()}", fix="install it"
+            )
+        closed = [path for path in spool.absolute().parents if path.exists() and not path.stat().st_mode & 0o001]
+        if closed:
+            fix = f"chmod o+x {' '.join(map(str, reversed(closed)))}, or set another spool:"
+            return Check(name="run_as", ok=False, detail=f"users cannot pass {closed[-1]} to {spool}", fix=fix)
+        probe = spool / f".check-as.{os.getpid()}"
+        try:
+            probe.mkdir(0o700)
+            handover.give_folder(os.fsencode(probe), self.least_uid)
+        except OSError as error:
+            return Check(
+                name="run_as", ok=False, detail=error.strerror or str(error), fix="see docs/systems.md, run_as"
+            )
+        finally:
+            with contextlib.suppress(OSError):
+                probe.rmdir()
+        for user in (self.users or ())[:1]:
+            try:
+                switch, _ = Switch.of({"user": user, "template": list(self.template), "least": self.least_uid})
+                switch.file("entry", {"path": "/", "follow": False})
+            except (identity.Refused, OSError) as error:
+                why = error.strerror if isinstance(error, OSError) else str(error)
+                fix = "add the line to sudoers, or run the workers as root"
+                return Check(name="run_as", ok=False, detail=f"as {user}: {why}", fix=fix)
+        return Check(name="run_as", ok=True, detail=f"{words}, uid {self.least_uid} and above")
 
     def order(self, it: Submission) -> dict[str, Any]:
         """Return what the host needs to know: plain values."""

@@ -121,7 +121,7 @@ class Switch:
         fd = _memory()
         try:
             run_folder.write(fd, data)
-            words = [*self.prefix, _python(), "-I", "-S", "-c", PROGRAM, "jobmill", name]
+            words = [*self.prefix, python_of_all(), "-I", "-S", "-c", PROGRAM, "jobmill", name]
             env = {b"PATH": PATH, b"LANG": b"C.UTF-8"}
             if name != "-":
                 env[b"JOBMILL_TOKEN"] = run_folder.encode(name)
@@ -221,7 +221,7 @@ def _program(verb: str) -> "list[tuple[str, str]]":
     return _sources[verb]
 
 
-def _python() -> str:
+def python_of_all() -> str:
     """Return a Python that other users can execute: ours, if no folder on its way is closed to them."""
     for path in (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3"):
         real = os.path.realpath(path)

@@ -77,6 +77,7 @@ def test_jobs_end_as_their_users_and_nobody_else(pipeline: Pipeline, users: Acco
         {"id": "out", "user": users.ann, "command": "echo x > x.out", "outputs": ["x.out"], "workdir": home},
         {"id": "root", "user": "root", "command": "id"},
         {"id": "twin", "user": users.twin, "command": "id"},
+        {"id": "env", "user": users.ann, "command": "env", "inherit_env": True},
         {"id": "nobody", "user": "no-such-user", "command": "id"},
         {"id": "again", "user": users.service, "command": "id", "retry": {"max": 1, "on": ["failed"], "delay": "1s"}},
     )
@@ -90,6 +91,7 @@ def test_jobs_end_as_their_users_and_nobody_else(pipeline: Pipeline, users: Acco
         "out": ("done", None, 0),
         "root": ("failed", "submit_failed", None),
         "twin": ("failed", "submit_failed", None),
+        "env": ("failed", "submit_failed", None),
         "nobody": ("failed", "submit_failed", None),
         "again": ("failed", "submit_failed", None),
     }, [row.exit for row in rows]

@@ -136,6 +136,11 @@ class Job:
         spec = self.spec
         found: dict[str, str] = {}
         if spec.inherit_env:
+            if getattr(self.system, "run_as", None) is not None:
+                raise PermanentError(
+                    f"job {self.job_id}: inherit_env would give variables of the starter's user to another one, as "
+                    f"whom jobs run on system '{self.system.name}' (run_as); take it out, and use env:"
+                )
             found = inherited(spec.inherit_env)
         if spec.params:
             for name, value in spec.params.items():

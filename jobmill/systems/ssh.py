@@ -29,6 +29,7 @@ from jobmill.systems.far_places import Places
 from jobmill.systems.guard_channel import WITHDRAWN
 from jobmill.systems.leader import Leader
 from jobmill.systems.refusal import refusal
+from jobmill.systems.run_as import RunAs
 from jobmill.systems.ssh_config import hosts_of
 from jobmill.systems.system import (
     Check,
@@ -88,6 +89,11 @@ class SshSystem(ExecutionSystem):
     def limits(cls, slots: int | None, limit: int | None, options: Mapping[str, Any]) -> Mapping[str, int | None]:
         """In line there or running, and how many of them run where ``slots`` bounds all hosts together."""
         return {"queue": limit} | ({} if slots is None else {"slots": slots})
+
+    @property
+    def run_as(self) -> RunAs | None:
+        """Return how jobs become their users', on one of the hosts at least."""
+        return next((host.run_as for host in self.hosts.values() if host.run_as is not None), None)
 
     # Launching: for the one process that leads the lane.
 

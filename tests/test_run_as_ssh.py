@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from test_run_as import ESCAPES, SETPRIV, SUDO
 from test_ssh_system import Bench
 
 from jobmill.errors import StageFailed
-from jobmill.systems.system import Submission, Transfer
+from jobmill.systems.system import Launch, NativeState, Submission, Transfer
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -172,3 +173,38 @@ def test_inputs_and_outputs_are_the_users(bench: AsBench, tmp_path: Path) -> Non
         bench.system.stage_out(bench.system.handle_for("rec.1:v:1"), tmp_path / "v", [], lambda _: None)
     assert (tmp_path / "v" / "stdout").exists()  # what can be brought has come
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "run" and "secret" in p.read_text()]
+
+
+def test_without_guard_and_runner_it_is_still_found_and_killed(bench: AsBench) -> None:
+    """Nobody is left who waits for it: what looks at it is a login that may not even see its environment."""
+    users = bench.there.users
+    bench.submit(bench.sh("o", ESCAPES))
+    bench.until(lambda: (bench.run_folder("o") / "up").exists() if bench.starts else False)
+    handle = bench.system.handle_for("rec.1:o:1")
+    stop(bench)
+    look = bench.another().status([handle])[handle]
+    assert look.state is NativeState.RUNNING and look.alive, look
+    assert bench.another().settle([Launch(token="rec.1:o:1", handle=handle)]) == {"rec.1:o:1": handle}
+    until = time.monotonic() + 20
+    while not bench.system.kill([handle], force=True)[handle]:
+        assert time.monotonic() < until
+    assert processes({users.uid(users.ann)}) == []
+
+
+def stop(bench: AsBench) -> None:
+    """Kill guard and runner of this login at once."""
+    pids = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                words = (entry / "cmdline").read_bytes()
+            except OSError:
+                continue
+            if os.fsencode(bench.there.far / bench.login) in words and (
+                b"systems.guard" in words or b"systems.runner" in words
+            ):
+                pids.append(int(entry.name))
+    assert len(pids) >= 2
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for pid in pids:
+            os.kill(pid, number)

@@ -24,7 +24,14 @@ RESERVED_ENV = frozenset(
     f"JOBMILL_{name}" for name in ["JOB_ID", "RUN", "ARRAY_INDEX", "CPUS", "WORKDIR", "ERROR_FILE", "RETURN_FILE"]
 )
 RUN_FOLDER_FILES = frozenset({"run", "stdout", "stderr", "steps", "outputs", "job.yaml", "script"})
-OWN_FILES = RUN_FOLDER_FILES | {"error", "return.json", "outputs.json", "spawned", "staged"}  # no input comes there
+OWN_FILES = RUN_FOLDER_FILES | {
+    "error",
+    "return.json",
+    "outputs.json",
+    "spawned",
+    "staged",
+    "switch",
+}  # no input comes there
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _is_env_name = _ENV_NAME.fullmatch

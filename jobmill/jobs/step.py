@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 # What jobmill itself keeps in a run folder: a log there would destroy the record.
-RESERVED = {"run", "spawned", "steps", "job.yaml", "script", "stdout", "stderr", "error", "return.json"}
+RESERVED = {"run", "spawned", "switch", "steps", "job.yaml", "script", "stdout", "stderr", "error", "return.json"}
 RESERVED.update(("outputs", "outputs.json"))
 OWN_FILE = re.compile(r"step\.\d+\.(call|outputs|error)\Z")
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*\Z")

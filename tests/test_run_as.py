@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
+import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import pytest
 from accounts import Accounts, accounts, processes
 from farm import Missing
 from test_local_system import Bench, _end
+from test_runner import FAR_SIDE, ROOT, old_pythons, records, talk
 
 from jobmill.errors import ConfigError, StageFailed
 from jobmill.systems import identity, run_folder
@@ -415,6 +419,26 @@ def test_inputs_are_read_and_written_as_the_user(bench: AsBench, users: Accounts
         bench.system.stage_in(bench.sh("c", "cat tree/g", inputs=wanted, workdir=str(home)), lambda _: None)
     )
     assert end.exit_value == 0 and (home / "tree" / "g").stat().st_uid == users.uid(users.ann)
+
+
+@pytest.mark.parametrize("python", old_pythons() or [sys.executable])
+def test_it_runs_from_a_zip_on_the_oldest_python_here(users: Accounts, python: str) -> None:
+    folder = users.folder / f"t{time.monotonic_ns()}"
+    folder.mkdir(0o755)
+    archive = folder / "jobmill.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name in ("__init__", "systems/__init__", *(f"systems/{name}" for name in FAR_SIDE)):
+            zipped.write(ROOT / f"jobmill/{name}.py", f"jobmill/{name}.py")
+    order = {"user": users.ann, "template": SUDO, "least": 1000, "users": None}
+    fields = [["/bin/sh", "-c", "id -un; exit 3"], None, {}, None, None, None, {}, 5, None, order]
+    late = [["/bin/sh", "-c", "sleep 60 & sleep 60"], *fields[1:7], 0.5, None, order]
+    commands = b"\nsync 0\nenv {}\nslots 2\n"
+    commands += b"launch rec:a:1 1 %s\n" % json.dumps(fields).encode()
+    commands += b"launch rec:b:1 1 %s\n" % json.dumps(late).encode()
+    ends = records(talk(python, str(archive), folder / "spool", commands, 2))
+    assert ends["rec:a:1"]["exit_value"] == 3 and ends["rec:b:1"]["reason"] == "timeout", ends
+    assert (folder / "spool/jobs/a/run.1/stdout").read_text() == f"{users.ann}\n"
+    assert tree(users) == []
 
 
 def test_doctor_tells_whether_it_can_be(bench: AsBench, users: Accounts, tmp_path: Path) -> None:

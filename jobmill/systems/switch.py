@@ -13,7 +13,6 @@ import time
 
 from jobmill.systems import (
     as_user,
-    far_files,
     handover,
     identity,
     launch_token,
@@ -215,6 +214,8 @@ def _program(verb: str) -> "list[tuple[str, str]]":
     if verb not in _sources:
         modules = [process_tree, spawn, streams, as_user]
         if verb == "file":
+            from jobmill.systems import far_files  # which only few need
+
             modules[:0] = [launch_token, handover]
             modules[3:3] = [run_folder, far_files]
         _sources[verb] = [(it.__name__, getattr(it.__loader__, "get_source")(it.__name__)) for it in modules]  # noqa: B009

@@ -16,6 +16,7 @@ from farm import Sshd, one_sshd
 from jobmill.errors import JobmillError, StageFailed, SystemUnavailable
 from jobmill.systems import far_words
 from jobmill.systems.far_place import entry_of
+from jobmill.systems.local import LocalSystem
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import End, ExitInfo, Launch, Start, Submission
 
@@ -252,5 +253,23 @@ def test_links_that_lead_out_stay_away(sshd: Sshd, tmp_path: Path) -> None:
         with pytest.raises(StageFailed, match="nothing is brought through it"):
             system.stage_out(handle, home / "b", ["out"], lambda _: None)
         assert not (home / "evil").exists()
+    finally:
+        system.close()
+
+
+def test_a_job_that_writes_to_its_own_record_ends_and_stops_nobody(tmp_path: Path) -> None:
+    """On this machine, where its end is read from its folder by another process."""
+    system = LocalSystem.build("local", {"slots": 1}, tmp_path)
+    try:
+        text = 'echo \'exit 5 {},"id":"victim" end\' >> run'
+        one = Submission(token=TOKEN, job_id="job", run=1, argv=("/bin/sh", "-c", text))
+        (handle,) = (str(it) for it in system.submit([one]))
+        until = time.monotonic() + 20
+        while not [it for it in system.ends() if isinstance(it, End)]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        other = LocalSystem.build("local", {"slots": 1}, tmp_path)
+        info = other.exit_info([handle])[handle]
+        assert info.reason == "lost" and "cannot be read" in (info.message or "")
     finally:
         system.close()

@@ -494,6 +494,27 @@ class TestLife:
             link.sftp()
         assert time.monotonic() - start < 10
 
+    def test_a_stopped_master_whose_line_is_full_makes_nobody_wait(
+        self, sshd: Sshd, make_link: MakeLink, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("jobmill.systems.ssh_link.START_WAIT", 1.0)
+        monkeypatch.setattr("jobmill.systems.ssh_master.BACKLOG", 3)  # of the socket, which its starter makes
+        link = make_link(sshd)
+        output(link, "true")
+        assert link.master is not None
+        os.kill(link.master, signal.SIGSTOP)
+        socks = []
+        try:
+            with pytest.raises(SystemUnavailable):
+                for _ in range(10):
+                    start = time.monotonic()
+                    socks.append(link.open("true"))
+            assert time.monotonic() - start < 3
+        finally:
+            os.kill(link.master, signal.SIGCONT)
+            for sock in socks:
+                sock.close()
+
     def test_a_folder_with_a_long_name(self, sshd: Sshd, make_link: MakeLink) -> None:
         assert output(make_link(sshd, folder="/".join(["long" * 20] * 3)), "echo x") == b"x\n"
 

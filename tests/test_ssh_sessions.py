@@ -15,11 +15,16 @@ from jobmill.jobs.spec import JobSpec
 pytestmark = pytest.mark.timeout(180)
 
 
-def test_ten_sessions_are_enough_for_all_workers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fetchers", [1, 3])
+def test_ten_sessions_are_enough_for_all_workers(tmp_path: Path, fetchers: int) -> None:
     with one_sshd(tmp_path / "sshd", "MaxSessions 10") as host:
         options = host.options(folder=str(tmp_path / "far"), slots=6)
         pipeline = Pipeline(tmp_path / "p", config=json.dumps({"systems": {"lab": {"kind": "ssh", **options}}}))
         pipeline.start()
+        more = []
+        for _ in range(fetchers - 1):
+            more.append(pipeline.workers.pop("fetcher"))
+            pipeline.start("fetcher")
         try:
             big = tmp_path / "big"
             big.write_bytes(os.urandom(1 << 20))
@@ -43,4 +48,7 @@ def test_ten_sessions_are_enough_for_all_workers(tmp_path: Path) -> None:
             words = pipeline.log.read_text(errors="replace")
             assert "opens no session besides" not in words
         finally:
+            for worker in more:
+                worker.kill()
+                worker.wait(20)
             pipeline.stop()

@@ -7,6 +7,7 @@ import json
 import logging
 import random
 import re
+import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ OUTAGE = 5.0  # seconds between polls of a system that did not answer and has no
 CLAIM = 0.5  # seconds between two looks for what is due
 QUIET_CLAIM = 2.0  # seconds, where for long nothing was due: who makes something due rings
 MOST_LEFT = 10_000  # launches that a system out of reach is to forget, once it is back
+FORGETS = 1.0  # seconds of a tick for that: a host that does not answer takes its time at each of many calls
 QUIET = 6  # looks that found nothing
 _ID = re.compile(ID_PATTERN)
 
@@ -219,7 +221,8 @@ class Fetcher(Work):
                 del self._ends.leavings[name]
                 continue
             with contextlib.suppress(SystemUnavailable):
-                while handles and not self._endpoints.pause(name):
+                until = time.monotonic() + FORGETS
+                while handles and not self._endpoints.pause(name) and time.monotonic() < until:
                     try:  # it is no proof that a system answers: some keep their troubles with it to themselves
                         system.forget(handles[:BATCH])
                     except SystemUnavailable as error:

@@ -11,7 +11,9 @@ that holds the nonce; what follows it is ours. Lines that it writes, each after 
 import os
 import sys
 
-SILENCE = "900"  # seconds without a word from the other end after which it is taken for gone
+# seconds without a word from the other end after which it is taken for gone; of a desk it is rather that nobody asks,
+# and hosts open few channels (MaxSessions)
+SILENCE = {"guard": "900", "far_desk": "30"}
 
 
 def main(nonce: str, folder: str, digest: str, size: int, program: str, spool: str, words: "list[str]") -> None:
@@ -39,8 +41,9 @@ def main(nonce: str, folder: str, digest: str, size: int, program: str, spool: s
         home = os.path.expanduser("~")
         folder = os.path.join(home, os.path.expanduser(folder))
         spool, library = os.path.join(folder, "spool", spool), os.path.join(folder, "lib", digest)
-        for name in (os.path.join(spool, "jobs"), os.path.join(spool, "guards"), os.path.join(folder, "lib")):
-            os.makedirs(name, 0o700, exist_ok=True)
+        own = [folder, os.path.join(folder, "lib"), os.path.join(folder, "spool"), spool]
+        for name in own + [os.path.join(spool, it) for it in ("jobs", "guards", "stage")]:
+            keep(name)
         if not os.path.isdir(library):
             say("wants")
             install(library, receive(size), digest)
@@ -61,10 +64,24 @@ def main(nonce: str, folder: str, digest: str, size: int, program: str, spool: s
     }
     say("ready", json.dumps(facts))
     os.dup2(errors, 2)
-    os.environ["JOBMILL_SILENCE"] = SILENCE
+    os.environ["JOBMILL_SILENCE"] = SILENCE[program]
     os.chdir("/")
     code = "import sys; sys.path.insert(0, sys.argv.pop(1)); from jobmill.systems.%s import main; main()" % program
     os.execv(sys.executable, [sys.executable, "-I", "-S", "-c", code, library, program, spool, *words])
+
+
+def keep(name: str) -> None:
+    """Make a folder that nobody else enters; raise ValueError for one in which others could write what we execute."""
+    try:
+        os.makedirs(name, 0o700)
+    except FileExistsError:
+        pass
+    found = os.stat(name)
+    if found.st_mode & 0o1000 and found.st_uid in (0, os.geteuid()):
+        return  # as /tmp: nobody takes away what is ours in it
+    if found.st_uid != os.geteuid() or found.st_mode & 0o002:
+        whose = "is not ours" if found.st_uid != os.geteuid() else "can be written by everybody: chmod 700"
+        raise ValueError("%s %s; name another `folder`" % (name, whose))
 
 
 def receive(size: int) -> bytes:

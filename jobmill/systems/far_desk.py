@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Launches = list[tuple[str, float]]
 
 PATIENCE = 2.0  # seconds of one question
+STAGED = 7 * 86400.0  # seconds for which inputs may wait for their launch
 MARGIN = 60.0  # seconds by which clocks may have drifted, and a boot takes
 
 
@@ -38,7 +39,8 @@ class Desk:
 
     def observe(self, launches: "Launches") -> "list[dict[str, Any]]":
         """Return the fields of an Observation for each launch."""
-        return [self._launches.observe(token, _rebooted(age)) for token, age in launches]
+        census = process_tree.Census()
+        return [self._launches.observe(token, _rebooted(age), census) for token, age in launches]
 
     def exits(self, launches: "Launches") -> "list[str | None]":
         """Return the exit record of each launch as JSON, None where there is none."""
@@ -46,16 +48,23 @@ class Desk:
 
     def settle(self, launches: "Launches") -> "list[str]":
         """Return for each: adopt, not_started (and now it never starts), unknown, lost."""
-        return [self._launches.settle(token, _rebooted(age)) for token, age in launches]
+        census = process_tree.Census()
+        return [self._launches.settle(token, _rebooted(age), census) for token, age in launches]
 
     def kill(self, launches: "Launches", force: bool) -> "list[bool]":
         """Signal all of each launch, whether it has started or not; True: nothing of it is left and none will start."""
-        patience = (1.0 if force else 0.05) if len(launches) == 1 else 0.0  # seconds; many share one pause
-        gone = [self._launches.kill(token, _rebooted(age), force, patience) for token, age in launches]
-        if len(launches) > 1 and not all(gone):
-            time.sleep(0.05)
+        if len(launches) == 1:
+            token, age = launches[0]
+            patience = 1.0 if force else 0.05  # seconds
+            return [self._launches.kill(token, _rebooted(age), force, patience, process_tree.Census())]
+        gone = [False] * len(launches)
+        for _ in range(2):  # many share one look at the processes, and one pause
+            census = process_tree.Census()
             for i, (token, age) in enumerate(launches):
-                gone[i] = gone[i] or self._launches.kill(token, _rebooted(age), force, 0.0)
+                gone[i] = gone[i] or self._launches.kill(token, _rebooted(age), force, 0.0, census)
+            if all(gone):
+                break
+            time.sleep(0.05)
         return gone
 
     def read(self, token: str, stream: str, offset: int, limit: int) -> str:
@@ -110,8 +119,16 @@ class Desk:
         """Remove run folders whose launches ended so many seconds ago, for some time; return how many were removed."""
         count, until = 0, time.monotonic() + PATIENCE
         jobs = os.path.join(self._spool, b"jobs")
+        stages = os.path.join(self._spool, b"stage")
+        for name in os.listdir(stages):  # inputs of launches that never came: their starter died, or was cut off
+            if os.lstat(os.path.join(stages, name)).st_mtime < time.time() - max(older, STAGED):
+                shutil.rmtree(os.path.join(stages, name), ignore_errors=True)
         for job in os.listdir(jobs):
-            for name in os.listdir(os.path.join(jobs, job)):
+            try:
+                names = os.listdir(os.path.join(jobs, job))
+            except OSError:
+                continue  # no folder, or not ours: somebody else put it there
+            for name in names:
                 folder = os.path.join(jobs, job, name)
                 if time.monotonic() > until:
                     return count

@@ -31,6 +31,11 @@ class FarPlace:
         self._open = sftp
         self._sftp: paramiko.SFTPClient | None = None
 
+    @property
+    def busy(self) -> bool:
+        """True while there is an SFTP session."""
+        return self._sftp is not None
+
     def close(self) -> None:
         """End the SFTP session."""
         if self._sftp is not None:

@@ -103,7 +103,7 @@ class Places:
         """Kill launches: where they are, else keep them from starting everywhere; True: proved."""
         looks = self.look(asked, gone)
         proved = {token: looks.get(token, {}).get("state", "unknown") != "unknown" for token in asked}
-        for _, tokens, answer in self._ask("kill", asked, 2 * DEADLINE, force=force):
+        for _, tokens, answer in self._ask("kill", asked, DEADLINE, force=force):
             for i, token in enumerate(tokens):
                 proved[token] = proved[token] and not isinstance(answer, SystemUnavailable) and bool(answer[i])
         return proved

@@ -1,7 +1,8 @@
 """What a far host says of itself and of launches, read as the words of a stranger.
 
-A host may be broken, or somebody else's by now. Whatever it says, no more comes of it than wrong news of its own
-launches: everything here raises ValueError for what makes no sense, and returns plain values of known types and sizes.
+A host may be broken, or somebody else's by now; and a job, here or there, can write to its own run folder. Whatever
+they say, no more comes of it than wrong news of their own launches: everything here raises ValueError for what makes no
+sense, and returns plain values of known types and sizes.
 """
 
 from __future__ import annotations

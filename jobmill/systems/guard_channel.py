@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from jobmill.errors import SystemUnavailable
-from jobmill.systems import run_folder
+from jobmill.systems import far_words, run_folder
 from jobmill.systems.guarded import Guarded
 from jobmill.systems.system import End, Start, Submission, Token, Unwatched
 
@@ -209,7 +209,7 @@ class GuardChannel:
         if run.pid is not None:
             self._started(token, run.pid, guard)
         if run.end is not None:
-            self._ended(token, run.end)
+            self._ended(token, far_words.record(run.end))  # a job can write to its own folder
 
     def _read(self, guard: Guarded) -> None:
         """Take the events of one guard."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from jobmill.errors import ConfigError, StageFailed, SystemUnavailable, nearest
-from jobmill.systems import run_as, run_folder
+from jobmill.systems import far_words, run_as, run_folder
 from jobmill.systems.container_template import ContainerTemplate
 from jobmill.systems.guard_channel import GuardChannel
 from jobmill.systems.leader import Leader
@@ -239,7 +239,8 @@ class LocalSystem(ExecutionSystem):
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return the records of the launches that ended; a lost one has none."""
         texts = {handle: self._launches.exit_record(_parts(handle)[0]) for handle in handles}
-        return {handle: ExitInfo.from_json(text) for handle, text in texts.items() if text is not None}
+        # a job can write to its own folder
+        return {h: ExitInfo.from_json(far_words.record(text)) for h, text in texts.items() if text is not None}
 
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Adopt what has started; take the marker of what has not, so that it never starts."""

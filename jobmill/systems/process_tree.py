@@ -28,6 +28,38 @@ class Process:
         self.start = start  # clock ticks after boot: with the pid it names one process for ever (of one boot)
 
 
+class Census:
+    """The process table as read once, for questions about many launches; nothing is read before it is needed.
+
+    It proves that nothing of a launch is left only where the launch's first process is older than `began`.
+    """
+
+    __slots__ = ("_everyone", "_streams", "_tokens", "began")
+
+    def __init__(self) -> None:
+        self.began = ticks_now()  # or later
+        self._everyone: "dict[int, Process] | None" = None
+        self._tokens: "dict[int, bytes | None]" = {}
+        self._streams: "dict[int, list[bytes]]" = {}
+
+    def everyone(self) -> "dict[int, Process]":
+        """Return {pid: Process} of all, to be changed by the caller."""
+        if self._everyone is None:
+            self.began = ticks_now()
+            self._everyone = table()
+            self._tokens = {pid: token_of(pid) for pid in self._everyone}
+            self._streams = {pid: _streams(pid) for pid in self._everyone}
+        return dict(self._everyone)
+
+    def token(self, pid: int) -> "bytes | None":
+        """Return the JOBMILL_TOKEN of one of them."""
+        return self._tokens.get(pid)
+
+    def streams_in(self, pid: int, folder: bytes) -> bool:
+        """Tell whether a standard stream of one of them is a file in the folder (deleted or not)."""
+        return any(path.startswith(folder) for path in self._streams.get(pid, ()))
+
+
 def boot_id() -> str:
     """Return the text that names this boot of the machine."""
     return _read("/proc/sys/kernel/random/boot_id").decode("ascii", "replace").strip() or "unknown"
@@ -112,26 +144,28 @@ def members(
     start: "int | None" = None,
     ended: "int | None" = None,
     spare: "tuple[int, ...]" = (),
+    census: "Census | None" = None,
 ) -> "dict[int, Process]":
     """Return {pid: Process} of all that belong to a launch and still run.
 
     They carry its token, or stand in its leader's session or process group, or have a standard stream in its run
     folder, or descend from one of these. ``ended``: clock ticks at which the leader's end was recorded. A session
     whose leader is gone counts only when one of its processes is older than that: its number may be reused.
-    ``spare``: pids that are never members (guard and runner).
+    ``spare``: pids that are never members (guard and runner). ``census``: where all were looked at together.
     """
     token, folder = _bytes(token), _bytes(folder) + b"/"
-    everyone = table()
+    everyone = table() if census is None else census.everyone()
     for pid in (0, 1, os.getpid(), *spare):  # never init nor ourselves
         everyone.pop(pid, None)
     found = {}
     tokens = {}
     for pid, it in everyone.items():
-        tokens[pid] = token_of(pid)
+        tokens[pid] = token_of(pid) if census is None else census.token(pid)
+        streams_in = _streams_in if census is None else census.streams_in
         if (
             tokens[pid] == token
             or (pid == leader and it.start == start)
-            or _streams_in(pid, folder)
+            or streams_in(pid, folder)
             or (tokens[pid] is None and it.session == pid and switches(pid, token))
         ):
             found[pid] = it
@@ -161,16 +195,18 @@ def kill(
     force: bool = False,
     patience: float = 1.0,
     spare: "tuple[int, ...]" = (),
+    census: "Census | None" = None,
 ) -> bool:
     """Send TERM (with ``force``: KILL) to all of a launch; return True when nothing of it runs any more.
 
     Safe against forks in between: KILL first stops what it finds until a look finds no new one; TERM looks again
-    for newcomers. Waits at most ``patience`` seconds for the effect.
+    for newcomers. Waits at most ``patience`` seconds for the effect. ``census``: what its first look sees.
     """
     until = time.monotonic() + patience
     told = set()
     while True:
-        found = members(token, folder, leader, start, ended, spare)
+        found = members(token, folder, leader, start, ended, spare, census)
+        census = None
         if not found:
             return True
         fresh = [it for it in found.values() if (it.pid, it.start) not in told]
@@ -228,13 +264,18 @@ def _add_descendants(found: "dict[int, Process]", everyone: "dict[int, Process]"
 
 def _streams_in(pid: int, folder: bytes) -> bool:
     """Tell whether stdin, stdout or stderr of a process is a file in the folder (deleted or not)."""
+    return any(path.startswith(folder) for path in _streams(pid))
+
+
+def _streams(pid: int) -> "list[bytes]":
+    """Return what stdin, stdout and stderr of a process are."""
+    found = []
     for number in (0, 1, 2):
         try:
-            if os.readlink(b"/proc/%d/fd/%d" % (pid, number)).startswith(folder):
-                return True
+            found.append(os.readlink(b"/proc/%d/fd/%d" % (pid, number)))
         except OSError:
             continue
-    return False
+    return found
 
 
 def _read(path: str) -> bytes:

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     Launch = list[Any]
 
 FOREIGN_EVERY = 0.25  # seconds between looks at the slots that earlier guards' launches still hold
+BUSY_AGAIN = 0.01  # seconds until a lock that another holds is tried again
 AT_ONCE = 32  # launches before the next look at ends and commands
 PIPE_BUF = 4096
 BUSY, WINDOW = 100, 0.1  # so many events within so many seconds, more than jobs one by one make: they are gathered,
@@ -77,6 +78,7 @@ class Runner:
         self.foreign_due: "float | None" = (
             0.0  # time.monotonic() of the next look at them; None: there are none and none can come
         )
+        self.fill_due = 0.0  # time.monotonic() before which nothing is started beside others; 0: at any time
         self.free: "list[int]" = []  # numbers of free lines in the slot table
         self.lines = 0  # lines of the slot table in use so far
         self.backlog: "collections.deque[bytes]" = collections.deque()
@@ -114,8 +116,11 @@ class Runner:
                 self.free.append(it.slot)
             if self.silence and not self.eof and time.monotonic() - self.heard > self.silence:
                 self._drain(0, None)
-            self._look_at_others()
-            more = self._fill()
+            if self.silence:
+                more = self._fill_beside_others()
+            else:
+                self._look_at_others()
+                more = self._fill()
             self._flush()
             if self.eof:
                 if listening:
@@ -153,6 +158,9 @@ class Runner:
             due = left if due is None else min(due, left)
         if self.held:
             left = max(0.0, self.held - time.monotonic())
+            due = left if due is None else min(due, left)
+        if self.backlog and self.fill_due:
+            left = max(0.0, self.fill_due - time.monotonic())
             due = left if due is None else min(due, left)
         if self.backlog and self.foreign_due is not None:
             look = max(0.0, self.foreign_due - time.monotonic())
@@ -265,6 +273,38 @@ class Runner:
         except OSError:
             tables = 1
         self.foreign_due = time.monotonic() + FOREIGN_EVERY if tables else None
+
+    def _fill_beside_others(self) -> bool:
+        """Start what fits where starters of other machines may have a guard of this system, too.
+
+        Who starts something looks at the slots of all the others, one runner at a time.
+        """
+        self.foreign_due = None  # that look is made here
+        if not self.backlog or self.slots <= 0 or (self.used and self.used >= self.slots):
+            self.fill_due = 0.0  # the next command, or an end, comes here again
+            return False
+        if time.monotonic() < self.fill_due:
+            return False
+        fd = None
+        try:
+            name = os.path.join(self.spool, slot_table.FOLDER, os.path.dirname(self.table), b"starts.lock")
+            fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self.foreign = slot_table.occupied(self.spool, self.table)[0]
+        except BlockingIOError:
+            if fd is not None:
+                os.close(fd)
+            self.fill_due = time.monotonic() + BUSY_AGAIN
+            return False
+        except OSError:
+            pass  # a full disk, or one without locks: what was seen last counts
+        try:
+            more = self._fill()
+        finally:
+            if fd is not None:
+                os.close(fd)
+        self.fill_due = time.monotonic() + FOREIGN_EVERY if self.foreign and not more else 0.0
+        return more
 
     def _fill(self) -> bool:
         """Start what fits, first come first served; return True when more may fit at once."""

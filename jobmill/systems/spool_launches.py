@@ -2,7 +2,8 @@
 
 Standard library only, Python 3.6 and later: at the far end of an SSH channel the desk answers by it. So it takes and
 gives plain values; `system.py` has the words for them. ``rebooted``: the host may have been started anew since the
-launch was made, so that a marker which is not there proves nothing.
+launch was made, so that a marker which is not there proves nothing. With a ``census`` it is also looked for the
+processes of launches that have no marker: somebody may have removed the folders on a host that is not ours.
 """
 
 import errno
@@ -40,8 +41,8 @@ class SpoolLaunches:
         """Tell whether the guard or runner that took this marker may still write to it."""
         return run.boot == run_folder.BOOT and slot_table.locked(self._spool, run.guard)
 
-    def observe(self, token: str, rebooted: bool) -> "Look":
-        """Tell from marker, pid, start time, boot id and locks how a launch is."""
+    def observe(self, token: str, rebooted: bool, census: "process_tree.Census | None" = None) -> "Look":
+        """Tell from marker, pid, start time, boot id and locks how a launch is; ``census``: shared with others."""
         try:
             folder = self.folder(token)
             run = _own(run_folder.read(folder), token)
@@ -50,6 +51,10 @@ class SpoolLaunches:
         if run is None:
             if not os.path.isdir(self._spool + b"/jobs"):  # moved, or not mounted: what is not seen is not absent
                 return {"state": "unknown", "reason": "the spool %s has no folder `jobs`" % os.fsdecode(self._spool)}
+            if census is not None and process_tree.members(token, folder, census=census):
+                look: Look = {"state": "running", "alive": True, "orphan": True, "host": run_folder.HOST}
+                look["reason"] = "its run folder was removed"
+                return look
             return {"state": "absent", "reason": "rebooted since" if rebooted else "no marker"}
         if run.end is not None:
             return {"state": "ended", "host": run.host, "sealed": run.sealed}
@@ -76,9 +81,14 @@ class SpoolLaunches:
         again = run_folder.read(folder)  # its last words may have come between the two looks
         if again is not None and again.end is not None:
             return {"state": "ended", "host": run.host}
-        if switch.left(switch.Switch.marked(run), token, folder, run.pid, run.start, run.ended):
+        user = switch.Switch.marked(run)
+        if user is None:
+            left = process_tree.members(token, folder, run.pid, run.start, run.ended, census=census)
+        else:
+            left = switch.left(user, token, folder, run.pid, run.start, run.ended)
+        if left:
             late = slot_table.overdue(self._spool, run.guard, token)
-            look: Look = {"state": "running", "host": run.host, "alive": True, "orphan": True, "overdue": late}
+            look = {"state": "running", "host": run.host, "alive": True, "orphan": True, "overdue": late}
             look["reason"] = "its first process is gone"
             return look
         if run.left is not None:
@@ -97,12 +107,14 @@ class SpoolLaunches:
             return run.left  # the leader's end is known, and nobody is there to add to it
         return run.end
 
-    def settle(self, token: str, rebooted: bool) -> str:
+    def settle(self, token: str, rebooted: bool, census: "process_tree.Census | None" = None) -> str:
         """Adopt a launch that has started; take the marker of one that has not, so that it never starts."""
         try:
             folder = self.folder(token)
             found = _own(run_folder.read(folder), token)
             if found is None:
+                if census is not None and process_tree.members(token, folder, census=census):
+                    return ADOPT  # its run folder was removed
                 if rebooted:
                     return LOST
                 try:
@@ -172,7 +184,9 @@ class SpoolLaunches:
         finally:
             os.close(fd)
 
-    def kill(self, token: str, rebooted: bool, force: bool, patience: float) -> bool:
+    def kill(
+        self, token: str, rebooted: bool, force: bool, patience: float, census: "process_tree.Census | None" = None
+    ) -> bool:
         """Signal every process of a launch, wherever it fled; True: none is left and none will start."""
         try:
             folder = self.folder(token)
@@ -180,13 +194,19 @@ class SpoolLaunches:
             if run is None:
                 if not rebooted:
                     run_folder.seal(self._spool, token, "-", "not_started", KILLED_UNSTARTED)
-                return True
+                return census is None or process_tree.kill(token, folder, force=force, patience=patience, census=census)
             if run.sealed or run.boot != run_folder.BOOT:
                 return True
             if run.namespace != run_folder.NAMESPACE:
                 return run.end is not None or not self._guarded(run)
+            if census is not None and (run.start is None or run.start >= census.began):
+                census = None  # its processes may be younger than that
             user = switch.Switch.marked(run)
-            gone = switch.kill(user, token, folder, run.pid, run.start, run.ended, force, patience)
+            if user is None:
+                where = (token, folder, run.pid, run.start, run.ended)
+                gone = process_tree.kill(*where, force, patience, census=census)
+            else:
+                gone = switch.kill(user, token, folder, run.pid, run.start, run.ended, force, patience)
             return gone and (run.pid is not None or run.end is not None or not self._guarded(run))
         except run_folder.Superseded:  # the folder is a later life's; what this one left running bears its token
             life, job, number = launch_token.split(token)

@@ -156,6 +156,8 @@ class SshSystem(ExecutionSystem):
         for host in self.hosts.values():
             if host.channel is not None:
                 host.channel.forget(tokens)
+            for token in tokens:
+                host.taken.pop(token, None)
         self._places.forget(tokens)
 
     def set_slots(self, slots: int) -> None:
@@ -261,7 +263,12 @@ class SshSystem(ExecutionSystem):
         place = FarPlace(desk, host.sftp)
         try:
             return far_stage.fetch(desk, place, token, folder, globs, progress)
+        except SystemUnavailable:
+            desk.close()  # it may be the host's last channel that others of us wait for
+            raise
         finally:
+            if place.busy:
+                desk.close()  # for many small files alone it is kept: it is a process there
             place.close()
 
     def _stage_host(self, submission: Submission) -> FarHost:

@@ -25,7 +25,7 @@ from jobmill.systems.ssh_host import SshHost
 from jobmill.systems.ssh_master import LISTENER, LOCK, listen
 
 ROOT = str(Path(__file__).resolve().parent.parent.parent)  # what holds the package `jobmill`
-START_WAIT = 10.0  # seconds for another process to start the master, or for one that leaves to be gone
+START_WAIT = 4.0  # seconds for another process to start the master, or for one that leaves to be gone
 PAUSE = 0.01  # seconds between looks at that
 ANSWER_MOST = 1 << 16  # bytes of the first line
 # what an agent, a ProxyCommand and ~/.ssh/config need; no token of a job that we may be part of
@@ -132,6 +132,7 @@ class SshLink:
         while True:
             directory = self._enter()
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(START_WAIT)  # a master that is stopped, and whose line of clients is full
             try:
                 sock.connect(f"/proc/self/fd/{directory}/{self._name}")
                 return sock

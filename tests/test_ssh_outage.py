@@ -116,10 +116,10 @@ def test_a_host_that_was_taken_out_of_the_configuration_may_still_run_a_launch(
     look = other.status([handle])[handle]
     assert look.state is NativeState.UNKNOWN and "a, which lab has no more" in str(look.reason)
     assert other.settle([Launch(token=one.token, handle=handle)]) == {one.token: Settled.UNKNOWN}
-    assert other.kill([handle], force=True) == {handle: False}
     assert other.exit_info([handle]) == {}
     both = build(made, tmp_path, b=b, a=a)  # another one beside it: nothing is unclear
     assert both.status([handle])[handle].state is NativeState.RUNNING
+    assert other.kill([handle], force=True) == {handle: False}
     assert both.kill([handle], force=True) == {handle: True}
 
 

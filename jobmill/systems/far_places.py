@@ -60,6 +60,9 @@ class Places:
                 if look["state"] == "absent" and look.get("reason") in NO_MARKER:
                     if known is None or known.get("sealed"):
                         looks[token] = look
+                elif look.get("bare"):  # one machine may be two hosts, and the other has its folder
+                    if known is None or known["state"] == "absent" or known.get("sealed"):
+                        looks[token] = look
                 elif look.get("sealed"):
                     looks.setdefault(token, look)
                 else:

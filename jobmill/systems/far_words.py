@@ -19,7 +19,7 @@ SETTLED = ("adopt", "not_started", "unknown", "lost")
 _TEXTS = ("home", "folder", "spool", "library", "python", "version", "host", "user", "path")
 _RECORD = ("reason", "native_id", "native_state", "host", "evidence", "message")
 _LOOK = ("native_state", "reason", "host", "progress")
-_FLAGS = ("alive", "orphan", "overdue", "sealed")
+_FLAGS = ("alive", "orphan", "overdue", "sealed", "bare")
 
 
 def parsed(text: str | bytes) -> dict[str, Any]:

@@ -17,7 +17,7 @@ TYPE_CHECKING = False  # what a type checker takes for true; importing `typing` 
 if TYPE_CHECKING:
     from typing import Any
 
-    Look = dict[str, Any]  # the fields of an Observation; and `sealed`: this launch never starts here
+    Look = dict[str, Any]  # the fields of an Observation; `sealed`: it never starts here; `bare`: no marker is here
 
 TOKEN = re.compile(r"[^\s:/]{1,40}:[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[0-9]{1,6}")
 KILLED_UNSTARTED = "it was killed before it started"
@@ -53,7 +53,7 @@ class SpoolLaunches:
                 return {"state": "unknown", "reason": "the spool %s has no folder `jobs`" % os.fsdecode(self._spool)}
             if census is not None and process_tree.members(token, folder, census=census):
                 look: Look = {"state": "running", "alive": True, "orphan": True, "host": run_folder.HOST}
-                look["reason"] = "its run folder was removed"
+                look["reason"], look["bare"] = "its run folder was removed", True
                 return look
             return {"state": "absent", "reason": "rebooted since" if rebooted else "no marker"}
         if run.end is not None:

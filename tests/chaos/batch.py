@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobmill.systems.fake_cluster import FakeCluster
 from tests.chaos.bench import Bench
-from tests.chaos.checker import Plan
+from tests.chaos.checker import OWN_ENDS, Plan, Told
 from tests.chaos.evidence import Evidence
 
 
@@ -24,6 +24,7 @@ class Batch:
         self.fakes: list[Plan] = []  # on the fake system: their bodies say nothing
         self._specs: list[dict[str, Any]] = []
         self._pushed = 0
+        self.homes: dict[str, dict[str, str]] = {}  # job id -> files of its run folder here, and what they hold
 
     def add(self, seconds: float = 0.02, how: str = "0", *, plan: dict[str, Any] | None = None, **spec: Any) -> str:
         """Put one job on this machine in the batch; return its id. ``plan``: what may become of it."""
@@ -33,6 +34,12 @@ class Batch:
         if "steps" not in spec:
             spec = {"command": self.evidence.command(seconds, how)} | spec
         self._specs.append({"id": job_id, "system": "local", "workdir": str(self.bench.folder)} | spec)
+        return job_id
+
+    def far(self, seconds: float = 0.02, how: str = "0", *, homes: Mapping[str, str] | None = None, **more: Any) -> str:
+        """Put one job on `far` in the batch, in its run folder there; ``homes``: what has to come home."""
+        job_id = self.add(seconds, how, **{"system": "far", "workdir": None} | more)
+        self.homes[job_id] = dict(homes or {})
         return job_id
 
     def fake(self, seconds: float = 0.05, how: str = "0", *, may: Sequence[str] = (), **spec: Any) -> str:
@@ -64,6 +71,21 @@ class Batch:
         starts = Counter(it.token for it in cluster.launches() if it.started is not None) if ids else Counter()
         cluster.close()
         return [f"doubled: {t} started {n} times" for t, n in starts.items() if n > 1 and t.split(":")[1] in ids]
+
+    def not_home(self, told: Mapping[str, Told]) -> list[str]:
+        """Return what did not come home of jobs that ended by themselves, or not as it was."""
+        found = []
+        for job_id, files in self.homes.items():
+            one = told.get(job_id)
+            if one is None or not (one.state == "done" or one.reason in OWN_ENDS):
+                continue
+            folder = self.bench.spool / "jobs" / job_id / f"run.{one.run}"
+            for name, content in {"run": "", **files}.items():
+                file = folder / name
+                here = file.read_text() if file.is_file() else None
+                if here is None or (content and here != content):
+                    found.append(f"untrue: {job_id} ended, and {name} at home is {here!r}, not {content!r}")
+        return found
 
     @property
     def ids(self) -> list[str]:

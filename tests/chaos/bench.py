@@ -32,22 +32,25 @@ from tests.laws import violations
 WORKERS = ("manager", "starter", "fetcher")
 LEASE = 5.0  # seconds: the least that the configuration allows
 SLOTS = 4
+FAR_SYSTEM = Path(__file__).parents[1] / "far_system.py"  # a site's plug-in
 SHARED_MEMORY = Path("/dev/shm")  # what a sweep waits for is to be the pipeline, not the disk
 
 
 class Bench:
-    """One pipeline: server, systems `local` and `fake`, and ``many`` workers of each kind."""
+    """One pipeline: server, systems `local`, `fake` and `far`, and ``many`` workers of each kind."""
 
     def __init__(self, many: int = 1, package: Path = PACKAGE) -> None:
         memory = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else None
         self.folder = Path(tempfile.mkdtemp(prefix="points-", dir=memory))
         self.points = Points(self.folder / "points", package)
         self.spool = self.folder / "spool"
+        self.there = self.folder / "there"  # the spool of `far`, which shares no files with us
+        (self.there / "hooks").mkdir(parents=True)
         self.config = self.folder / "jobmill.yaml"
         self.configure()
         plugins = self.folder / "plugins" / "systems"
         plugins.mkdir(parents=True)
-        (plugins / "none.py").write_text('"""A site\'s plug-in that adds nothing."""\n')
+        shutil.copy(FAR_SYSTEM, plugins)
         self.log = self.folder / "log"
         self.server = EmbeddedServer(self.folder / "state")
         self.server.start()
@@ -64,7 +67,9 @@ class Bench:
 
     def configure(self, **capacities: int) -> None:
         """Write the configuration; workers read it when they start, or at a HUP."""
-        systems = {"local": {"kind": "local", "slots": SLOTS, "kill_grace": 0.5}, "fake": {"kind": "fake", "slots": 50}}
+        here = {"slots": SLOTS, "kill_grace": 0.5}
+        far = {"kind": "far", "folder": str(self.there), **here}
+        systems = {"local": {"kind": "local", **here}, "fake": {"kind": "fake", "slots": 50}, "far": far}
         text = {"spool": str(self.spool), "state": str(self.folder / "state"), "systems": systems}
         routes = [{"name": "all", "rules": [{"tag_is": ["local"]}], "system": "local"}]
         more = {
@@ -82,7 +87,8 @@ class Bench:
     def pids(self, role: str) -> list[int]:
         """Return the living processes of a role."""
         if role in ("guard", "runner"):
-            found = processes.guards(self.spool) if role == "guard" else processes.runners(self.spool)
+            look = processes.guards if role == "guard" else processes.runners
+            found = [*look(self.spool), *look(self.there)]
             # a child between fork and exec still shows its parent's words
             return [pid for pid in found if (it := process_tree.process(pid)) and it.parent not in found]
         with self._lock:
@@ -91,6 +97,15 @@ class Bench:
     def signal(self, role: str, number: signal.Signals = signal.SIGKILL) -> list[int]:
         """Signal all processes of a role; return their pids."""
         return [pid for pid in self.pids(role) if processes.send(pid, number)]
+
+    def hook(self, name: str, text: str = "") -> None:
+        """Make `far` sick (`tests.far_system`)."""
+        (self.there / "hooks" / name).write_text(text)
+
+    def unhook(self) -> None:
+        """Let `far` be well again."""
+        for hook in (self.there / "hooks").glob("*.*"):
+            hook.unlink(missing_ok=True)
 
     def extra(self, role: str) -> None:
         """Start one more worker of a role; `dismiss` lets all of these go."""
@@ -208,7 +223,8 @@ class Bench:
 
     def pids_of_host(self) -> list[int]:
         """Return guards and runners."""
-        return [*processes.guards(self.spool), *processes.runners(self.spool)]
+        spools = (self.spool, self.there)
+        return [pid for spool in spools for pid in (*processes.guards(spool), *processes.runners(spool))]
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
         env = os.environ | self.points.env | {"JOBMILL_CONFIG": str(self.config)}

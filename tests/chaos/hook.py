@@ -15,6 +15,7 @@ import mmap
 import os
 import signal
 import struct
+import threading
 import time
 
 FOLDER = "@FOLDER@"  # baked in when the copy is made
@@ -45,15 +46,25 @@ class _Acting:
     def __init__(self, role: str) -> None:
         with open(FOLDER + "/control", "r+b") as file:
             self.map = memoryview(mmap.mmap(file.fileno(), 0))
+        self.thread = 0  # the one thread that acts as another role; 0: none does
         self.take(role)
+        self.own = role
 
     def take(self, role: str) -> None:
         """Act as this role from now on."""
         global _seen
         self.role = role
         self.number = ROLES.index(role)
-        start = HEAD + self.number * COUNT
-        _seen = self.map[start : start + COUNT]
+        _seen = self.row(role)
+
+    def row(self, role: str) -> memoryview:
+        """Return the bytes of a role."""
+        start = HEAD + ROLES.index(role) * COUNT
+        return self.map[start : start + COUNT]
+
+    def mine(self) -> str:
+        """Return the role of this thread: while the janitor acts, the fetcher's carriers are still the fetcher."""
+        return self.role if self.thread in (0, threading.get_ident()) else self.own
 
 
 _seen = memoryview(b"")
@@ -80,33 +91,37 @@ def acting(role, function):  # type: ignore[no-untyped-def]
 
     def acts(*args, **more):  # type: ignore[no-untyped-def]
         before = _acting.role
+        _acting.thread = threading.get_ident()
         _acting.take(role)
         try:
             return function(*args, **more)
         finally:
             _acting.take(before)
+            _acting.thread = 0
 
     return acts
 
 
 def _look(number: int) -> None:
     """Note a first pass; die or stop where that is asked for, and nobody else was first."""
-    if _seen[number] == UNSEEN:
-        _seen[number] = SEEN
+    mine = _acting.mine()
+    seen = _acting.row(mine)
+    if seen[number] != ARMED:
+        seen[number] = SEEN
         return
     action = ""
     lock = os.open(FOLDER + "/lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        for role in (_acting.role, "any"):
-            action = action or _claim("%s/armed/%s.%d" % (FOLDER, role, number), number)
+        for role in (mine, "any"):
+            action = action or _claim("%s/armed/%s.%d" % (FOLDER, role, number), number, mine)
     finally:
         os.close(lock)
     if action:
         os.kill(os.getpid(), signal.SIGSTOP if action == "STOP" else signal.SIGKILL)
 
 
-def _claim(order: str, number: int) -> str:
+def _claim(order: str, number: int, role: str) -> str:
     """Count this pass towards an order ``<action> <passes to go>``; return the action when it was the last one."""
     try:
         with open(order) as file:
@@ -118,15 +133,16 @@ def _claim(order: str, number: int) -> str:
             file.write("%s %d" % (action, int(left) - 1))
         return ""
     os.unlink(order)
-    _seen[number] = SEEN
+    _acting.row(role)[number] = SEEN
     with open(FOLDER + "/fired", "a") as file:
-        file.write("%d %s %d %s\n" % (os.getpid(), _acting.role, number, action))
+        file.write("%d %s %d %s\n" % (os.getpid(), role, number, action))
     return action
 
 
 def _forked() -> None:
     if _acting.role == "guard":
         _acting.take("runner")
+        _acting.own = "runner"
 
 
 if COUNT:

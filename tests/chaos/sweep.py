@@ -179,7 +179,7 @@ class Sweep:
             one = told.get(plan.job_id)
             if one is None or (one.state not in plan.may and one.state != "lost"):
                 outcome.violations.append(f"untrue: {plan.job_id} is {one}, expected {' or '.join(plan.may)}")
-        outcome.violations += batch.started_twice()
+        outcome.violations += [*batch.started_twice(), *batch.not_home(told)]
         if not may_lose(scenario, outcome.role):
             outcome.lost += [
                 f"{i} is lost: {bench.client.job(i).exit}" for i, one in sorted(told.items()) if one.state == "lost"

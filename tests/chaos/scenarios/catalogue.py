@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from tests.chaos.scenarios import cluster, deaths, remains, work
+from tests.chaos.scenarios import cluster, deaths, files, remains, work
 from tests.chaos.scenarios.scenario import Scenario
 
 SCENARIOS: dict[str, Scenario] = {
     **work.SCENARIOS,
+    **files.SCENARIOS,
     **cluster.SCENARIOS,
     **deaths.SCENARIOS,
     **remains.SCENARIOS,

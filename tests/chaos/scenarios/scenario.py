@@ -23,4 +23,6 @@ def probe(batch: Batch) -> None:
     """Ask for proof of life."""
     batch.add(0)
     batch.fake(0)
+    if batch.homes:
+        batch.far(0)
     batch.push()

@@ -96,8 +96,9 @@ def far(batch: Batch) -> None:
             outputs=["*.out", "d", "tree/**", {"glob": "**/e/x", "required": False}],
             homes={**homes, "outputs/d/link": "x\n", "outputs/tree/inside": "c\n"},
         )
-    steps = [{"name": "one", "command": "echo 1"}, {"name": "two", "command": _after(batch, "true")}]
-    batch.far(steps=steps, homes={"one.log": "1\n"})
+    # what a stepper leaves: the plain job class of strangers' systems steps only where files are shared
+    steps = """echo '{"steps": [{"name": "one"}]}' > job.yaml; echo 1 > one.log"""
+    batch.far(command=_after(batch, steps), homes={"one.log": "1\n"})
     batch.far(outputs=["none.*"], plan=failing("missing_output"))
     batch.far(0.3, "KILL", homes={"stdout": ""})
     batch.far(0, "9", retry={"max": 1, "on": ["failed"], "delay": "0s"}, plan={"retries": 1})

@@ -25,6 +25,8 @@ PROCESSES = {
     "guard": ("systems.guard:", "systems.slot_table:"),
     "all workers": ("worker.loop:", "ledger.record:", "ledger.membership:"),
     "the fake system": ("systems.fake:", "systems.fake_cluster:"),
+    "staging": ("starter.stager:", "worker.carriers:", "systems.staging:", "systems.place:", "systems.spool_stage:"),
+    "files that come home": ("fetcher.homecoming:", "systems.retrieval:", "systems.place_search:"),
 }
 DEATHS = (  # one of each process: what a law leans on
     ("manager", "manager.doorway:Doorway.admit:member.record.send", "plain"),
@@ -34,6 +36,9 @@ DEATHS = (  # one of each process: what a law leans on
     ("guard", "systems.guard:Guard.inherit:slot_table.entries", "kill-runner"),
     ("fetcher", "ledger.ending:finish:record.run", "plain"),
     ("janitor", "ledger.membership:recover:record.run", "kill-starter"),
+    ("starter", "systems.staging:Staging._file:self._target.rename", "inputs"),
+    ("runner", "systems.run_folder:receive:os.rename", "inputs"),
+    ("fetcher", "systems.retrieval:bring_home:staging.bring#3", "far"),
 )
 
 
@@ -144,6 +149,24 @@ def test_a_point_acts_once_at_its_nth_pass_and_says_so(points: Points) -> None:
     assert in_copy(points, program).returncode == 0
     with pytest.raises(KeyError):
         points.arm(name, "nobody")
+
+
+def test_a_thread_beside_the_janitor_is_the_process_that_it_belongs_to(points: Points) -> None:
+    beside, janitor, after = points.points[5:8]
+    program = (
+        "import threading; from jobmill._points import acting, point\n"
+        "def tick():\n"
+        f"    thread = threading.Thread(target=point, args=({beside.number},)); thread.start(); thread.join()\n"
+        f"    point({janitor.number})\n"
+        f"acting('janitor', tick)(); point({after.number})"
+    )
+    points.forget_hits()
+    assert in_copy(points, program).returncode == 0
+    assert points.reached("janitor") == {janitor.name}
+    assert points.reached("client") >= {beside.name, after.name} and janitor.name not in points.reached("client")
+    points.arm(beside.name, "client")
+    assert in_copy(points, program).returncode == -9
+    points.disarm()
 
 
 def test_clock_and_boot_are_those_of_the_folder(points: Points) -> None:

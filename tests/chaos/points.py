@@ -69,10 +69,22 @@ class Points:
         Several may be armed at once. Raises KeyError for a point or role that is not there.
         """
         number = self._number[name]
+        places = [self._place(one, number) for one in ((role,) if role else ROLES)]
         with self._locked():
             (self.folder / "armed" / f"{role or 'any'}.{number}").write_text(f"{action} {nth}")
-            for one in (role,) if role else ROLES:
-                self._map[self._place(one, number)] = ARMED
+            for place in places:
+                self._map[place] = ARMED
+
+    def take_back(self, name: str, role: str) -> bool:
+        """Take one order back; False: somebody has acted on it."""
+        number = self._number[name]
+        with self._locked():
+            order = self.folder / "armed" / f"{role}.{number}"
+            if not order.exists():
+                return False
+            order.unlink()
+            self._map[self._place(role, number)] = SEEN
+            return True
 
     def fired(self) -> Fired | None:
         """Return who acted since the last `disarm`, the first of several; None: nobody has."""

@@ -2,6 +2,7 @@
 
 <name>  <role> <role>           each role in which a process was killed at this point, and everything was right after
 <name>  unreached  # <why>      no workload gets there
+<name>  missed  # <why>         somebody passes there, and never when it was to die there
 """
 
 from __future__ import annotations
@@ -47,6 +48,6 @@ def write(
         row = before.get(name, Row())
         roles = " ".join(sorted(row.roles | set(killed.get(name, ()))))
         word = MISSED if row.missed or name in passed else UNREACHED
-        why = f"  # {row.why}" if row.why and not roles and word == UNREACHED else ""
+        why = f"  # {row.why}" if row.why and not roles else ""
         lines.append(f"{name}  {roles or word}{why}\n")
     file.write_text("".join(lines))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 from pathlib import Path
 
 from tests.chaos.batch import Batch
+from tests.chaos.bench import SLOTS
 from tests.chaos.scenarios.scenario import Scenario, failing
 
 MANY = 210  # files: more than the quick line takes
@@ -59,7 +61,7 @@ def inputs_in_line(batch: Batch) -> None:
     for _ in range(6):
         batch.add(60, inputs=[f"{source}/tree"], workdir=None, plan=CANCELLED)
     batch.push()
-    batch.until_started(4)
+    batch.until_started(SLOTS)
     waiting = (bench.spool / "stage" / "local").glob
     bench.until(lambda: sum(1 for _ in waiting("*/tree/outside")) >= 2, 5)
     waits = [i for i in batch.ids if str(bench.client.job(i).state) != "running"]
@@ -67,6 +69,23 @@ def inputs_in_line(batch: Batch) -> None:
         if some:
             _cancel(batch, some)
         bench.until(lambda some=some: bench.ended(some), 8)  # type: ignore[misc]
+
+
+def inputs_gone(batch: Batch) -> None:
+    """Somebody removes the inputs of a launch that waits for a slot."""
+    bench, source = batch.bench, _source(batch)
+    bench.redis.hset("Pace", "local", "1")
+    for _ in range(SLOTS):
+        batch.add(1.5)
+    batch.push()
+    batch.until_started(SLOTS)
+    plan = {"may": frozenset({"failed", "done"}), "reasons": frozenset({"stage_failed"})}  # done: it was staged anew
+    batch.add(inputs=[f"{source}/one"], workdir=None, plan=plan)
+    batch.push()
+    stage = bench.spool / "stage" / "local"
+    bench.until(lambda: any(stage.glob(f"*:{batch.ids[-1]}:*/one")), 3)
+    for folder in stage.glob(f"*:{batch.ids[-1]}:*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def inputs_left(batch: Batch) -> None:
@@ -215,6 +234,7 @@ SCENARIOS: dict[str, Scenario] = {
     "inputs": inputs,
     "bad-inputs": bad_inputs,
     "inputs-in-line": inputs_in_line,
+    "inputs-gone": inputs_gone,
     "inputs-left": inputs_left,
     "far": far,
     "far-slow": far_slow,

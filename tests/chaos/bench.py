@@ -107,10 +107,11 @@ class Bench:
         for hook in (self.there / "hooks").glob("*.*"):
             hook.unlink(missing_ok=True)
 
-    def extra(self, role: str) -> None:
-        """Start one more worker of a role; `dismiss` lets all of these go."""
+    def extra(self, role: str) -> int:
+        """Start one more worker of a role and return its pid; `dismiss` lets all of these go."""
         with self._lock:
             self._extra.append(self._start(role))
+            return self._extra[-1].pid
 
     def dismiss(self) -> None:
         """Stop the extra workers."""

@@ -109,8 +109,9 @@ def cold(batch: Batch) -> None:
 
 def standby(batch: Batch) -> None:
     """A second worker of each kind comes, and goes again."""
-    for role in WORKERS:
-        batch.bench.extra(role)
+    pids = [batch.bench.extra(role) for role in WORKERS]
+    bench = batch.bench
+    bench.until(lambda: all(any(b"-%d-" % p in n for n in bench.redis.zrange("Processes", 0, -1)) for p in pids), 10)
     for _ in range(6):
         batch.add(0.1)
     batch.fake()

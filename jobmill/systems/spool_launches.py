@@ -83,7 +83,7 @@ class SpoolLaunches:
             return {"state": "ended", "host": run.host}
         user = switch.Switch.marked(run)
         if user is None:
-            left = process_tree.members(token, folder, run.pid, run.start, run.ended, census=census)
+            left = bool(process_tree.members(token, folder, run.pid, run.start, run.ended, census=census))
         else:
             left = switch.left(user, token, folder, run.pid, run.start, run.ended)
         if left:

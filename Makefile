@@ -20,8 +20,8 @@ ifeq ($(origin JOBS),file)
 	$(BIN)/jobmill run examples/fails.yaml || test $$? -eq 1 # this one fails on purpose: exit code 1
 endif
 
-test: $(VENV)/.developed servers ## Provide the test servers and run all tests (ARGS="-k name")
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.developed servers ## Provide the test servers and run all tests, by three processes (ARGS="-k name")
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 check: $(VENV)/.developed ## Lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .

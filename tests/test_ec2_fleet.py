@@ -17,6 +17,7 @@ import pytest
 from ec2world import CREDENTIALS, IMAGE, PORT, REGION, Cloud, cloud_in, until
 
 from jobmill.systems import ec2_cloud
+from jobmill.systems.ec2_claims import HOLD
 from jobmill.systems.ec2_fleet import Fleet, FleetHost
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
@@ -146,6 +147,30 @@ def test_from_a_waiting_job_to_the_end_of_its_instance(cloud: Cloud, tmp_path: P
     assert not one.place(id_, 1)
     assert one.fate(id_) == "node_fail" and one.fate("i-none") is None
     assert cloud.count("RunInstances") == 1
+
+
+def test_a_claim_that_nobody_renews_keeps_no_instance(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()))
+    (want,) = wants(cloud, "a")
+    assert one.claim("t:a:1", want) is None
+    one.turn()
+    one.turn()
+    (id_,) = cloud.live(record=cloud.record)
+    assert one.claim("t:a:1", want) == id_
+    for _ in range(3):
+        clock.now += HOLD - 1
+        one.renew(["t:a:1", "t:b:1"])
+        one.turn()
+        assert cloud.live(record=cloud.record) == [id_]
+        assert not one.place(id_, 1, "t:b:1")
+    clock.now += HOLD - 1
+    assert one.claim("t:a:1", want) == id_  # renews, too
+    clock.now += HOLD + 1
+    ended(cloud, one)
+    assert one.claim("t:a:1", want) is None
+    clock.now += HOLD + 1  # and whoever waited is gone
+    one.turn()
+    assert cloud.live(record=cloud.record) == []
 
 
 def test_everything_that_keeps_it_from_being_forgotten_is_in_the_one_call(cloud: Cloud, tmp_path: Path) -> None:

@@ -140,9 +140,11 @@ def test_launch_run_collect_and_terminate(world: World, tmp_path: Path) -> None:
     assert world.cloud.live(record=world.cloud.record) == [id_]  # its results are still needed
     other.stage_out(handle, tmp_path / "home", ["*"], print)
     assert (tmp_path / "home" / "stdout").read_bytes() == b"hello\na\n"
-    other.forget([handle])
     told.until(lambda: not world.cloud.live(record=world.cloud.record))
     until(lambda: id_ not in world.machines.up)
+    assert (
+        world.system().stage_out(handle, tmp_path / "home", ["*"], print) == []
+    )  # whoever brought it died: it is here
     until(lambda: other.status([handle])[handle].state is NativeState.ABSENT, 40, 0.3)  # nobody remembers it any more
     assert world.cloud.count("RunInstances") == 1
 

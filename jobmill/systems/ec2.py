@@ -17,10 +17,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobmill.errors import ConfigError, StageFailed, SystemUnavailable
+from jobmill.errors import ConfigError, StageFailed, StageStopped, SystemUnavailable
 from jobmill.systems import launch_token, run_folder, ssh_config
 from jobmill.systems.ec2_check import check_fleet
 from jobmill.systems.ec2_fleet import Fleet, FleetHost
+from jobmill.systems.ec2_home import Home
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_placed import Placed
@@ -159,6 +160,7 @@ class Ec2System(SshSystem):
         """Tell the fleet who waits, and where our launches are."""
         if self._fleet is not None:
             self._fleet.report({host.name: host.used for host in self.hosts.values()})
+            self._fleet.renew(it.token for it, _ in self._line if it.place is not None)
             self._fleet.want([_want(it) for it, _ in self._line if it.place is None])
 
     def _host_for(self, it: Submission, used: int) -> FarHost | None:
@@ -221,32 +223,61 @@ class Ec2System(SshSystem):
         self._serve(_record(submission.token), keep=True)
         fleet.serve(_record(submission.token))
         fleet.start()
+
+        def told(words: str) -> None:
+            fleet.renew([submission.token])
+            progress(words)
+
         try:
-            while (place := fleet.reserve(submission.token, want)) is None:
+            while (place := fleet.claim(submission.token, want)) is None:
                 waited, held = time.monotonic() - began, fleet.held
                 if waited > (PATIENCE if held else self.options.boot + PATIENCE):
                     raise SystemUnavailable(held or "no instance came up")
-                progress("waits for an instance")
+                told("waits for an instance")
                 time.sleep(0.2)
             while place not in self.hosts:  # this one looks for itself
                 if time.monotonic() - began > self.options.boot + 2 * PATIENCE:
                     raise SystemUnavailable(f"{place} does not answer")
+                told("waits for its instance")
                 time.sleep(0.2)
                 self._begun().hurry()
                 self._follow()
-            return super().stage_in(replace(submission, place=place), progress)
+            return super().stage_in(replace(submission, place=place), told)
+        except StageStopped:
+            raise  # perhaps another carrier goes on, at the same instance; else the claim runs out
         except BaseException:
             fleet.release(submission.token)
             raise
 
     def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
-        """As any host's; that no instance has it is told only when all have been asked."""
+        """As any host's; that no instance has it is told only when all have been asked.
+
+        What has come home is noted here before the instance is told that nobody needs it there: so whoever dies
+        meanwhile, the launch neither keeps its instance for long, nor is its end missed with it.
+        """
+        token = _token(handle)
+        if (home := Home.read(folder, token, globs)) is not None:
+            with contextlib.suppress(SystemUnavailable):
+                self._let_go(handle)
+            return [glob for glob in globs if glob in home.unmatched]
         if not self._found(handle):
             raise SystemUnavailable(f"{self.name}: not every instance has answered yet")
-        id_ = self._placed.of(_token(handle))
+        id_ = self._placed.of(token)
         if id_ is not None and (fate := self._begun().fate(id_)):
             raise StageFailed(f"{FATES[fate]} ({id_}), and its files with it")
-        return super().stage_out(handle, folder, globs, progress)
+        unmatched = super().stage_out(handle, folder, globs, progress)
+        Home(token=token, globs=tuple(globs), unmatched=tuple(unmatched)).write(folder)
+        self._let_go(handle)
+        return unmatched
+
+    def _let_go(self, handle: Handle) -> None:
+        """Mark a launch at its instance as fetched; raise SystemUnavailable where that is not certain."""
+        token = _token(handle)
+        if self._places.of(token) is None:
+            self._found(handle)
+            self._places.look(self._asked([handle]))
+        if (host := self._places.of(token)) is not None:
+            host.desk(_record(token)).ask("tidy", launches=[(token, 0.0)])
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """As any host's; waits a little for the instances to be found."""
@@ -263,15 +294,6 @@ class Ec2System(SshSystem):
             if time.monotonic() > until:
                 return False
             time.sleep(0.2)
-
-    def forget(self, handles: Sequence[Handle]) -> None:
-        """As any host's, and the instances need not be kept for the results of these any more."""
-        self._asked_for(handles)
-        if self._visits is not None:
-            for token in self._asked(handles):
-                self._visits.fetched(token)
-            self._begun().revisit()
-        super().forget(handles)
 
     # Looking: from any process.
 

@@ -11,7 +11,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Protocol
 
 from jobmill.errors import SystemUnavailable
 from jobmill.systems.breaker import Breaker
+from jobmill.systems.ec2_claims import Claims
 from jobmill.systems.ec2_cloud import Cloud
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_instance import Instance
@@ -34,7 +35,6 @@ logger = logging.getLogger("jobmill")
 BUSY, QUIET = 5.0, 20.0  # seconds between two looks at EC2 while something changes, and while nothing does
 FRESH = 60.0  # seconds for which a look is believed
 SHOWS = 300.0  # seconds in which EC2 shows a launch at last
-KEPT = 3600.0  # seconds for which a slot is kept for a launch whose inputs are on their way
 VISITS = 16  # instances that are visited at once
 
 
@@ -105,9 +105,7 @@ class Fleet:
         self._fresh: dict[str, tuple[Instance, float]] = {}  # launched by us, and not shown yet; with the time
         self._use: dict[str, Use] = {}
         self._placed: dict[str, int] = {}  # instance -> slots by launches of this process
-        self._staging: dict[str, Want] = {}  # launches that wait for an instance to bring their inputs to
-        self._asked: set[str] = set()  # those of them for which the fleet was woken
-        self._reserved: dict[str, tuple[str, int, float]] = {}  # token -> instance, slots, until when they are kept
+        self._claims = Claims(clock)
         self._missing: dict[str, float] = {}  # instances that were asked for and not shown, since when
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
         self._visited: dict[str, float] = {}
@@ -133,12 +131,6 @@ class Fleet:
         """Look soon: something does not answer."""
         self._wake.set()
 
-    def revisit(self) -> None:
-        """Go to every instance soon, not only when it is due."""
-        with self._lock:
-            self._visited.clear()
-        self._wake.set()
-
     def hosts(self) -> Sequence[FleetHost]:
         """Return every live instance that has answered, or, where this process only looks, may answer."""
         with self._lock:
@@ -151,60 +143,53 @@ class Fleet:
         False: it is about to be ended, does not answer, or has no slot that is not kept for another launch.
         """
         with self._lock:
-            kept = self._kept(host, token)
+            kept = self._claims.kept(host, but=token)
             if not self._usable(host) or (kept and self._placed.get(host, 0) + kept + slots > self.options.slots):
                 return False
-            self._reserved.pop(token, None)
+            self._claims.drop(token)
             self._placed[host] = self._placed.get(host, 0) + slots
             self._use[host] = Use(taken=max(self._use[host].taken or 0, self._placed[host]), met=True)
             return True
 
-    def reserve(self, token: str, want: Want) -> str | None:
+    def claim(self, token: str, want: Want) -> str | None:
         """Keep slots of an instance for a launch whose inputs are to be brought; None: not yet, it waits like others.
 
-        Kept until it is placed or released, at most an hour after.
+        Kept until it is placed or released, and no longer than it is renewed, by this or by `renew`.
         """
-        at = self._clock()
         with self._lock:
-            self._staging[token] = want
-            if token in self._reserved and self._usable(self._reserved[token][0]):
-                return self._reserved[token][0]
-            for id_ in self._instances:
-                if self._usable(id_):
-                    there = max(self._use[id_].taken or 0, self._placed.get(id_, 0)) + self._kept(id_, token)
-                    if there + want.slots <= self.options.slots:
-                        self._reserved[token] = (id_, want.slots, at + KEPT)
-                        del self._staging[token]
-                        return id_
-        self._wake_once(token)
-        return None
+            new = self._claims.make(token, want)
+            found = self._claims.host(token)
+            if found is None or not self._usable(found):
+                found = next((id_ for id_ in self._instances if self._has_room(id_, want.slots, token)), None)
+                self._claims.put(token, found)
+        if new and found is None:
+            self._wake.set()
+        return found
+
+    def renew(self, tokens: Iterable[str]) -> None:
+        """Keep the slots that are kept for these for longer."""
+        with self._lock:
+            for token in tokens:
+                self._claims.renew(token)
 
     def release(self, token: str) -> None:
         """Keep nothing for this launch any more, and want nothing for it."""
         with self._lock:
-            self._staging.pop(token, None)
-            self._reserved.pop(token, None)
+            self._claims.drop(token)
 
-    def _wake_once(self, token: str) -> None:
-        if token not in self._asked:
-            self._asked.add(token)
-            self._wake.set()
+    def _has_room(self, host: str, slots: int, token: str) -> bool:
+        if not self._usable(host):
+            return False
+        there = max(self._use[host].taken or 0, self._placed.get(host, 0)) + self._claims.kept(host, but=token)
+        return there + slots <= self.options.slots
 
     def _usable(self, host: str) -> bool:
         it = self._instances.get(host)
         return it is not None and it.live and host not in self._leaving and self._use.get(host, Use()).taken is not None
 
-    def _kept(self, host: str, token: str) -> int:
-        """Return the slots that are kept there for other launches than this."""
-        at = self._clock()
-        self._reserved = {t: it for t, it in self._reserved.items() if it[2] > at}
-        return sum(slots for t, (id_, slots, _) in self._reserved.items() if id_ == host and t != token)
-
     def report(self, used: Mapping[str, int]) -> None:
         """Say how many slots the launches of this process take on each instance now; what is not named takes none."""
         with self._lock:
-            for id_ in [id_ for id_, slots in self._placed.items() if used.get(id_, 0) < slots]:
-                self._visited.pop(id_, None)  # the next visit tells whether it is idle now
             self._placed = {id_: slots for id_, slots in used.items() if slots}
 
     def fate(self, host: str) -> str | None:
@@ -323,10 +308,11 @@ class Fleet:
         with self._lock:
             for it in self._instances.values():
                 host = self._host(it) if it.state == "running" else None
-                met = self._met(it.id)
-                if host is not None and at - self._visited.get(it.id, -1e9) >= (every if met else 0.0):
-                    busy = bool(self._use.get(it.id, Use()).taken)
-                    due.append((host, it.id not in self._leaving if self.leads else busy))
+                use = self._use.get(it.id, Use())
+                # what is there and not of our own launches may be fetched, and so the instance idle, any moment
+                soon = not use.met or (self.leads and (use.taken or 0) > self._placed.get(it.id, 0))
+                if host is not None and (soon or at - self._visited.get(it.id, -1e9) >= every):
+                    due.append((host, it.id not in self._leaving if self.leads else bool(use.taken)))
         if not due:
             return
         with ThreadPoolExecutor(min(VISITS, len(due))) as pool:
@@ -338,7 +324,7 @@ class Fleet:
         at = self._clock()
         with self._lock:
             was = self._use.get(id_, Use())
-            mine = self._placed.get(id_, 0) + self._kept(id_, "")
+            mine = self._placed.get(id_, 0) + self._claims.kept(id_)
             if taken is None:
                 silent = was.silent_since if was.silent_since is not None else at
                 self._use[id_] = Use(taken=None, met=was.met, silent_since=silent)
@@ -352,8 +338,7 @@ class Fleet:
         at, now = self._clock(), self._now()
         with self._lock:
             instances, use, waiting = list(self._instances.values()), dict(self._use), self._waiting
-            waiting += tuple(self._staging.values())
-            self._asked &= self._staging.keys()
+            waiting += tuple(self._claims.waiting())
         age = {it.id: max(0.0, now - it.launched) for it in instances}
         assert self._spend is not None
         spent = self._spend.spent(now, [it.id for it in instances], self.options.price)
@@ -381,7 +366,7 @@ class Fleet:
         for id_, why in ends.items():
             with self._lock:
                 it = self._instances[id_]
-                if it.live and (self._placed.get(id_) or self._kept(id_, "")):
+                if it.live and (self._placed.get(id_) or self._claims.kept(id_)):
                     continue  # a job was placed there meanwhile
                 new = id_ not in self._leaving
                 self._leaving.add(id_)

@@ -111,9 +111,14 @@ class Desk:
         return [_text(self._stage(token)), place]
 
     def tidy(self, launches: "Launches") -> None:
-        """Remove inputs that wait for launches which will not come, or did not take them."""
+        """Remove inputs that wait for launches which will not come, or did not take them; mark what was fetched."""
         for token, _ in launches:
             shutil.rmtree(self._stage(token), ignore_errors=True)
+            folder = self._launches.folder(token)
+            run = run_folder.read(folder)
+            if run is not None and run.token == token:
+                mark = os.path.join(folder, os.fsencode(run_folder.FETCHED))
+                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o644))
 
     def prune(self, older: float) -> int:
         """Remove run folders whose launches ended so many seconds ago, for some time; return how many were removed."""

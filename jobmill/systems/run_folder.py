@@ -22,6 +22,7 @@ import time
 from jobmill.systems import launch_token, process_tree
 
 RESERVED = frozenset(("run", "stdout", "stderr", "error", "return.json", "spawned", "switch", ".", ".."))
+FETCHED = "fetched"  # a file in a run folder at a far host: nobody needs it there any more
 HOST = os.uname()[1]
 BOOT = process_tree.boot_id()
 NAMESPACE = process_tree.pid_namespace()

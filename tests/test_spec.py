@@ -85,7 +85,7 @@ def test_what_is_not_said_has_its_default() -> None:
         False,
         0,
     )
-    assert spec.retry.on == ("oom", "timeout", "node_fail", "lost")
+    assert spec.retry.on == ("oom", "timeout", "node_fail", "preempted", "lost")
     assert spec.canonical() == '{"command":"true"}'
 
 

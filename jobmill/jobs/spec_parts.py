@@ -70,7 +70,7 @@ class Retry(Part):
     backoff: Annotated[float, Field(strict=True, ge=1, le=100, allow_inf_nan=False)] = (
         2.0  # factor for each further run
     )
-    on: Annotated[tuple[str, ...], Check(_retry_on)] = ("oom", "timeout", "node_fail", "lost")
+    on: Annotated[tuple[str, ...], Check(_retry_on)] = ("oom", "timeout", "node_fail", "preempted", "lost")
 
     @model_validator(mode="before")
     @classmethod

@@ -81,12 +81,7 @@ class SpoolLaunches:
         again = run_folder.read(folder)  # its last words may have come between the two looks
         if again is not None and again.end is not None:
             return {"state": "ended", "host": run.host}
-        user = switch.Switch.marked(run)
-        if user is None:
-            left = bool(process_tree.members(token, folder, run.pid, run.start, run.ended, census=census))
-        else:
-            left = switch.left(user, token, folder, run.pid, run.start, run.ended)
-        if left:
+        if switch.left(switch.Switch.marked(run), token, folder, run.pid, run.start, run.ended, census=census):
             late = slot_table.overdue(self._spool, run.guard, token)
             look = {"state": "running", "host": run.host, "alive": True, "orphan": True, "overdue": late}
             look["reason"] = "its first process is gone"
@@ -202,11 +197,7 @@ class SpoolLaunches:
             if census is not None and (run.start is None or run.start >= census.began):
                 census = None  # its processes may be younger than that
             user = switch.Switch.marked(run)
-            if user is None:
-                where = (token, folder, run.pid, run.start, run.ended)
-                gone = process_tree.kill(*where, force, patience, census=census)
-            else:
-                gone = switch.kill(user, token, folder, run.pid, run.start, run.ended, force, patience)
+            gone = switch.kill(user, token, folder, run.pid, run.start, run.ended, force, patience, census=census)
             return gone and (run.pid is not None or run.end is not None or not self._guarded(run))
         except run_folder.Superseded:  # the folder is a later life's; what this one left running bears its token
             life, job, number = launch_token.split(token)

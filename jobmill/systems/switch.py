@@ -174,9 +174,10 @@ def left(
     start: "int | None" = None,
     ended: "int | None" = None,
     spare: "tuple[int, ...]" = (),
+    census: "process_tree.Census | None" = None,
 ) -> bool:
     """Tell whether anything of a launch may still run; False is proved, also by its user's own eyes."""
-    if process_tree.members(token, folder, leader, start, ended, spare):
+    if process_tree.members(token, folder, leader, start, ended, spare, census):
         return True
     if switch is None or os.geteuid() == 0:
         return False
@@ -194,10 +195,11 @@ def kill(
     force: bool = False,
     patience: float = 1.0,
     spare: "tuple[int, ...]" = (),
+    census: "process_tree.Census | None" = None,
 ) -> bool:
     """Do as `process_tree.kill` does; what is another user's, that user kills."""
     if switch is None or os.geteuid() == 0:
-        return process_tree.kill(token, folder, leader, start, ended, force, patience, spare)
+        return process_tree.kill(token, folder, leader, start, ended, force, patience, spare, census)
     values: "dict[str, Any]" = {"folder": folder.decode("utf-8", "surrogateescape"), "leader": [leader, start, ended]}
     values.update(force=force, patience=patience)
     until = time.monotonic() + patience + 0.05

@@ -32,7 +32,7 @@ DEATHS = (  # one of each process: what a law leans on
     ("manager", "manager.doorway:Doorway.admit:member.record.send", "plain"),
     ("starter", "starter.starter:Starter._prepare:kind", "plain"),
     ("starter", "starter.starter:Starter._release:launch.commit", "fake"),
-    ("runner", "systems.spawn:start:_spawn", "plain"),
+    ("runner", "systems.spawn:plain:_spawn", "plain"),
     ("guard", "systems.guard:Guard.inherit:slot_table.entries", "kill-runner"),
     ("fetcher", "ledger.ending:finish:record.run", "plain"),
     ("janitor", "ledger.membership:recover:record.run", "kill-starter"),

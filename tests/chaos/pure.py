@@ -21,7 +21,7 @@ PURE = _set("""
     os.path.split os.path.splitext os.path.normpath os.path.abspath os.path.isabs os.path.expanduser
     posixpath.join posixpath.dirname posixpath.basename posixpath.normpath glob.has_magic
     queue.SimpleQueue threading.Lock threading.Thread threading.get_ident
-    os.get_inheritable os.get_blocking os.set_inheritable os.set_blocking os.urandom os.pipe os.dup2 os.chdir
+    os.umask os.get_inheritable os.get_blocking os.set_inheritable os.set_blocking os.urandom os.pipe os.dup2 os.chdir
     signal.signal signal.set_wakeup_fd signal.pthread_sigmask signal.sigtimedwait signal.Signals
     pathlib.Path pathlib.PurePath pwd.getpwuid sys.intern
     importlib.resources.files importlib.util.spec_from_file_location importlib.util.module_from_spec
@@ -47,7 +47,7 @@ PURE_VARIABLES = _set("""
     self._clock clock self._chance keys encode _encode reopen _read_info _read_usage poll.poll poller.poll
     record.keys.job self._record.keys.job record.keys.spec record.keys.runs pace.note retry.wait
     tick self._progress pieces threading.Thread().start self._line.put self._line().put self._slow_line.put
-    flight.end load.end load.stop old.load.stop trip.load.stop staging.load.stop
+    found.line flight.end load.end load.stop old.load.stop trip.load.stop staging.load.stop
     self._stager.stop self._stager.starting self._work.starting self._home.forget
     self._endpoints.told self._needs.of self._launches.folder
 """)

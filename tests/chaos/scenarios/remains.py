@@ -73,7 +73,7 @@ def _caught(role: str, name: str, *victims: str, fake: bool = False) -> Scenario
     return scenario
 
 
-TAKEN, SPAWNED = "systems.runner:Runner._take:run_folder.take", "systems.spawn:start:_spawn"
+TAKEN, SPAWNED = "systems.runner:Runner._take:run_folder.take", "systems.spawn:plain:_spawn"
 CAUGHT: dict[str, Scenario] = {
     "marker-taken": _caught("runner", TAKEN),
     "spawned": _caught("runner", SPAWNED),

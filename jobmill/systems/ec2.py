@@ -107,6 +107,10 @@ class Ec2System(SshSystem):
                 self._serve((self._folder / "record").read_text().strip())
         return True
 
+    def handle_for(self, token: Token) -> Handle:
+        """Return the handle, which names no host: instances come and go."""
+        return f"{self._since}/{token}"
+
     def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
         """Put launches in line for an instance; never blocks, asks nobody."""
         answers: dict[int, Handle | SubmitError] = {}
@@ -275,7 +279,7 @@ class Ec2System(SshSystem):
         token = _token(handle)
         if self._places.of(token) is None:
             self._found(handle)
-            self._places.look(self._asked([handle]))
+            self._places.look(self._asked([handle]), self._gone([handle]))
         if (host := self._places.of(token)) is not None:
             host.desk(_record(token)).ask("tidy", launches=[(token, 0.0)])
 

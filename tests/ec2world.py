@@ -32,6 +32,7 @@ from xml.etree import ElementTree
 
 import boto3
 import pytest
+from farm import PROGRAMS, Missing, need
 
 REGION = "eu-west-1"
 IMAGE = "ami-12c6146b"
@@ -67,12 +68,20 @@ WORDS = {
 }
 
 
-def needed(what: bool, words: str) -> None:
+def needed(what: object, words: str) -> None:
     """Skip where a component is missing; fail in CI, which has to have it."""
     if not what:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI has to have it: {words}", pytrace=False)
         pytest.skip(words)
+
+
+def installed(programs: dict[str, str]) -> None:
+    """Have these programs (and their packages) here, by apt where root may; else as `needed`."""
+    try:
+        need(programs)
+    except Missing as error:
+        needed(False, str(error))
 
 
 class Cloud:
@@ -283,7 +292,7 @@ class Machines:
     def __init__(self, cloud: Cloud, folder: Path, lease_folder: Path) -> None:
         """``lease_folder``: the option ``folder``; a mount point, each machine has its own there."""
         needed(os.getuid() == 0, "machines of their own need root (mount and process namespaces)")
-        needed(Path("/usr/sbin/sshd").exists(), "no sshd: apt-get install openssh-server")
+        installed(PROGRAMS)
         self._cloud, self._folder, self._lease = cloud, folder, lease_folder
         lease_folder.mkdir(parents=True, exist_ok=True)
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)

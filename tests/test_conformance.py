@@ -5,6 +5,7 @@ A system to come needs one class here: `make`, `make_absent`, and what it declar
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -15,12 +16,14 @@ from typing import Any, ClassVar
 import pytest
 import redis
 from conftest import Server
+from ec2world import CREDENTIALS, PORT, REGION, Cloud, Machines, cloud_in
 from engines import IMAGE, Dockerd, engine_for_tests
-from farm import Missing, Sshd, free_port, one_sshd
+from farm import Missing, Sshd, free_port, make_key, one_sshd
 from planted_systems import Detached, Far, Held, Polled
 from rq_pool import Pool
 
 from jobmill.systems.docker import DockerSystem
+from jobmill.systems.ec2 import Ec2System
 from jobmill.systems.fake import FakeSystem
 from jobmill.systems.fake_cluster import FakeCluster
 from jobmill.systems.local import LocalSystem
@@ -198,9 +201,60 @@ class TestDocker(Conformance):
         )
 
 
+class TestEc2(Conformance):
+    """One warm instance of a cloud of the tests' own, which boots for the first test and serves all."""
+
+    patience = 30.0  # an instance may have to boot
+    many = 60
+    cloud: ClassVar[Cloud]
+    lease: ClassVar[Path]
+    tests: ClassVar[Iterator[int]] = itertools.count(1)
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _cloud(cls, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch, cloud_in(tmp_path_factory.mktemp("ec2")) as cls.cloud:
+            for key, value in CREDENTIALS.items():
+                patch.setenv(key, value)
+            make_key(cls.cloud.folder / "id")
+            cls.cloud.record, cls.lease = f"c{os.urandom(5).hex()}", cls.cloud.folder / "run"
+            machines = Machines(cls.cloud, cls.cloud.folder / "machines", cls.lease)
+            try:
+                yield
+            finally:
+                machines.close()
+
+    @pytest.fixture(autouse=True)
+    def _record(self, _subject: None) -> None:
+        self.record = self.cloud.record  # an instance is one record's: the numbers tell the tests' tokens apart
+        self._numbers = itertools.count(1000 * next(self.tests))
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        return self._made(spool, endpoint_url=self.cloud.url)
+
+    def make_absent(self, spool: Path) -> ExecutionSystem:
+        return self._made(spool.parent / "absent", endpoint_url=f"http://127.0.0.1:{free_port()}")
+
+    def _made(self, spool: Path, **more: str) -> ExecutionSystem:
+        options = {
+            "image": "ami-12c6146b",
+            "instance_type": "t3.micro",
+            "key": str(self.cloud.folder / "id"),
+            "region": REGION,
+            "subnet": self.cloud.subnet,
+            "port": PORT,
+            "user": "root",
+            "slots": 4,
+            "idle": 3600,
+            "kill_grace": 0.5,
+            "lease_folder": str(self.lease),
+        }
+        return Ec2System.build("aws", {**options, **more}, spool)
+
+
 # A class for each system to come stands above this line.
 
-COVERED = {"local", "fake", "ssh", "rq", "docker"}
+COVERED = {"local", "fake", "ssh", "rq", "docker", "ec2"}
 
 
 def test_every_kind_is_here() -> None:

@@ -123,6 +123,7 @@ class Ec2System(SshSystem):
                 fit.append(it)
         if fit:
             self._serve(_record(fit[0].token), keep=True)
+            self._follow()  # a carrier may know an instance before we do
         others = iter(super().submit(fit))
         return [answers[i] if i in answers else next(others) for i in range(len(submissions))]
 

@@ -18,7 +18,8 @@ from ec2world import CREDENTIALS, IMAGE, PORT, REGION, Cloud, cloud_in, until
 
 from jobmill.systems import ec2_cloud
 from jobmill.systems.ec2_claims import HOLD
-from jobmill.systems.ec2_fleet import Fleet, FleetHost
+from jobmill.systems.ec2_fleet import Fleet
+from jobmill.systems.ec2_fleet_host import FleetHost
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_plan import Want

@@ -20,18 +20,16 @@ from typing import Any, ClassVar
 from jobmill.errors import ConfigError, StageFailed, StageStopped, SystemUnavailable
 from jobmill.systems import launch_token, run_folder, ssh_config
 from jobmill.systems.ec2_check import check_fleet
-from jobmill.systems.ec2_fleet import Fleet, FleetHost
+from jobmill.systems.ec2_fleet import Fleet
 from jobmill.systems.ec2_home import Home
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_placed import Placed
 from jobmill.systems.ec2_plan import Want
 from jobmill.systems.ec2_visit import Visits
+from jobmill.systems.ec2_way import Way
 from jobmill.systems.far_host import FarHost
 from jobmill.systems.ssh import PATIENCE, SshSystem
-from jobmill.systems.ssh_host import OPTIONS as LOGIN
-from jobmill.systems.ssh_host import SshHost
-from jobmill.systems.ssh_link import SshLink
 from jobmill.systems.system import (
     Check,
     End,
@@ -72,6 +70,7 @@ class Ec2System(SshSystem):
         self._spool = spool
         self._folder = spool / "ec2" / name
         self._placed = Placed(self._folder / "placed")
+        self._way = Way(name, options.host, self._folder, spool)
         self._keys: HostKeys | None = None
         self._fleet: Fleet | None = None
         self._visits: Visits | None = None
@@ -209,7 +208,7 @@ class Ec2System(SshSystem):
             host.close()
         for id_, one in there.items():
             if id_ not in self.hosts:
-                host = ssh_config.host(self.name, id_, self._options_of(one), f"systems.{self.name}", self._spool)
+                host = ssh_config.host(self.name, id_, self._way.options(one), f"systems.{self.name}", self._spool)
                 self.hosts[id_] = host
                 if self._begun().leads:
                     self._epoll.register(host.begin(self._begun().record).fileno(), select.EPOLLIN)
@@ -432,7 +431,7 @@ class Ec2System(SshSystem):
                 self._keys = HostKeys(self.options.key)
             except ConfigError as error:
                 raise SystemUnavailable(f"{self.name}: {error}") from error
-            self._visits = Visits(self._link, self._jobs)
+            self._visits = Visits(self._way.link, self._jobs)
             self._fleet = Fleet(
                 name=self.name,
                 options=self.options,
@@ -449,30 +448,6 @@ class Ec2System(SshSystem):
 
     def _jobs(self) -> str:
         return f"{self.options.host.get('folder') or '.jobmill'}/spool/{self._begun().record}/jobs"
-
-    def _link(self, host: FleetHost) -> SshLink:
-        given = {key: value for key, value in self._options_of(host).items() if key in LOGIN}
-        return SshLink(SshHost.of(host.name, given, f"systems.{self.name}"), self._spool / "ssh")
-
-    def _options_of(self, host: FleetHost) -> dict[str, Any]:
-        """Return an instance as an entry of an ssh system's ``hosts``; its key is the only one that is known."""
-        known = self._folder / "known_hosts" / host.name
-        name = host.address if host.port == 22 else f"[{host.address}]:{host.port}"
-        line = f"{name} {host.host_key}\n"
-        if not known.exists() or known.read_text() != line:
-            known.parent.mkdir(parents=True, exist_ok=True)
-            new = known.with_name(f"{known.name}.{os.getpid()}.{time.monotonic_ns()}")
-            new.write_text(line)
-            new.replace(known)
-        given = {key: value for key, value in self.options.host.items() if key not in ("paths", "keep")}
-        return given | {
-            "host": host.address,
-            "port": host.port,
-            "user": host.user,
-            "keys": [str(host.key)],
-            "known_hosts": [str(known)],
-            "slots": host.slots,
-        }
 
 
 def _want(it: Submission) -> Want:

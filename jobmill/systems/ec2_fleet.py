@@ -13,14 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from jobmill.errors import SystemUnavailable
 from jobmill.systems.breaker import Breaker
 from jobmill.systems.ec2_claims import Claims
 from jobmill.systems.ec2_cloud import Cloud
+from jobmill.systems.ec2_fleet_host import FleetHost, Visit
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_instance import Instance
 from jobmill.systems.ec2_launcher import Launcher
@@ -28,7 +27,6 @@ from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_plan import Use, Want, plan
 from jobmill.systems.ec2_request import request
 from jobmill.systems.ec2_spend import Spend
-from jobmill.systems.ec2_user_data import ready_command, renew_command
 
 logger = logging.getLogger("jobmill")
 
@@ -36,31 +34,6 @@ BUSY, QUIET = 5.0, 20.0  # seconds between two looks at EC2 while something chan
 FRESH = 60.0  # seconds for which a look is believed
 SHOWS = 300.0  # seconds in which EC2 shows a launch at last
 VISITS = 16  # instances that are visited at once
-
-
-@dataclass(frozen=True, kw_only=True)
-class FleetHost:
-    """An instance as a host of SSH."""
-
-    name: str  # the instance's id
-    address: str
-    port: int
-    user: str
-    key: Path  # private key file
-    host_key: str  # `ssh-ed25519 <base64>`: the only one that is accepted
-    slots: int
-    renew: str  # shell command that renews the lease; succeeds once the instance is ready
-    ready: str  # shell command that only tells whether it is ready
-
-
-class Visit(Protocol):
-    """Goes to an instance over SSH, called by the fleet's threads."""
-
-    def __call__(self, host: FleetHost, *, renew: bool) -> int | None:
-        """Renew the lease if told so, and return how many slots are taken there, by what runs or was not fetched yet.
-
-        None: it does not answer, or is not ready. Has a time limit of its own; never raises.
-        """
 
 
 class Fleet:
@@ -388,20 +361,7 @@ class Fleet:
         return self._use.get(id_, Use()).met
 
     def _host(self, it: Instance) -> FleetHost | None:
-        address = it.private if self.options.address == "private" else it.public
-        if not address or not it.launch:
-            return None
-        return FleetHost(
-            name=it.id,
-            address=address,
-            port=self.options.port,
-            user=self.options.user,
-            key=self.options.key,
-            host_key=self._keys.public(it.launch),
-            slots=self.options.slots,
-            renew=renew_command(self.options.lease_folder),
-            ready=ready_command(self.options.lease_folder),
-        )
+        return FleetHost.of(it, self.options, self._keys)
 
     def _request(self, launch: str, type_: str) -> Mapping[str, object]:
         return request(self.options, self._keys, record=self.record, system=self.name, launch=launch, type_=type_)

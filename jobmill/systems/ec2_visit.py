@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from jobmill.errors import ConfigError, SystemUnavailable
-from jobmill.systems.ec2_fleet import FleetHost
+from jobmill.systems.ec2_fleet_host import FleetHost
 from jobmill.systems.run_folder import FETCHED
 from jobmill.systems.ssh_link import SshLink
 

@@ -21,8 +21,12 @@ _NO_LISTS = (errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 def open_way(spool: bytes) -> None:
     """Let everybody pass through the spool and its folder `jobs` (not list them), and close all else in there first.
 
-    A spool that is closed altogether keeps its user's jobs from their own run folders. Raises OSError.
+    A spool that is closed altogether keeps its user's jobs from their own run folders. So do the folders of ours in
+    which a far host has its spools. Raises OSError.
     """
+    for path in _above(spool):
+        if not os.stat(path).st_mode & 0o001:
+            os.chmod(path, os.stat(path).st_mode & 0o7770 | 0o001)
     jobs = os.path.join(spool, b"jobs")
     ways = [path for path in (jobs, spool) if os.stat(path).st_mode & 0o007 != 0o001]
     if not ways:
@@ -40,6 +44,14 @@ def open_way(spool: bytes) -> None:
                 os.chmod(path, mode & 0o700)
     for path in ways:
         os.chmod(path, os.stat(path).st_mode & 0o770 | 0o001)
+
+
+def _above(spool: bytes) -> "list[bytes]":
+    """Return the folders of ours above a far host's spool: ``<folder>`` and ``<folder>/spool``; see `far_boot`."""
+    folder, name = os.path.split(os.path.dirname(spool))
+    far = name == b"spool" and os.path.isdir(os.path.join(folder, b"lib"))
+    ours = [folder, os.path.join(folder, name)] if far else []
+    return [path for path in ours if os.stat(path).st_uid == os.geteuid()]
 
 
 def open_library(library: bytes, spool: bytes) -> None:

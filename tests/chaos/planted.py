@@ -74,8 +74,9 @@ BUGS = (
     Bug(
         name="a launch that is taken for dead without proof",
         file="systems/spool_launches.py",
-        old="def settle(self, token: str, rebooted: bool) -> str:",
-        new="def settle(self, token, rebooted):\n        return NOT_STARTED\n\n    def unused(self, token, rebooted):",
+        old='def settle(self, token: str, rebooted: bool, census: "process_tree.Census | None" = None) -> str:',
+        new="def settle(self, token, rebooted, census=None):\n        return NOT_STARTED\n\n"
+        "    def unused(self, token, rebooted, census=None):",
         found=frozenset({"doubled"}),
         nemesis=("kill-starter", "freeze-starter"),
     ),

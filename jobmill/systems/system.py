@@ -199,6 +199,8 @@ class End:
 
     token: Token
     exit: str  # ExitInfo.to_json() text, spliced on without being parsed
+    # Reasons that are no end: `withdrawn` (given back), `no_spool`, `unreachable` (not now), `taken` (another has its
+    # marker and has said nothing yet: it is settled when its lease runs out).
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,6 +135,8 @@ class Launches:
                 self.started.append(notice.token)
             elif isinstance(notice, End):
                 info, told = ExitInfo.from_json(notice.exit), self.ended.get(notice.token)
+                if info.reason == "taken":  # another was first, and nobody can tell yet: a worker settles it later
+                    continue
                 if told is not None and notice.token in self._again:  # who asks again may be told again
                     self._again.discard(notice.token)
                     assert told == info, f"{notice.token} was pushed with two ends: {told} and {info}"

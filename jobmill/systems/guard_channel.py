@@ -133,10 +133,6 @@ class GuardChannel:
         notices, self._notices = self._notices, []
         return notices
 
-    def next_start(self) -> float | None:
-        """Return in how many seconds a guard is started again, or None."""
-        return None if self._timer_due is None else max(0.0, self._timer_due - time.monotonic())
-
     def close(self) -> None:
         """Leave the guards alone: the end of their input makes them finish what runs."""
         for guard in [*self._old, *([self.guard] if self.guard else [])]:

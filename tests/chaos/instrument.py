@@ -27,7 +27,7 @@ from tests.chaos.pure import NEVER_RETURN
 
 PACKAGE = Path(jobmill.__file__).parent
 PARTS = ("manager", "starter", "fetcher", "worker", "ledger", "systems")  # where steps of the processes are
-# systems whose other end is elsewhere: they are killed at random, with their real components, by tests of their own
+# systems whose other end is elsewhere: they are killed, with their real components, by tests of their own
 ELSEWHERE = ("ssh", "far_", "desk", "greeting", "known_hosts", "pool", "docker", "container", "ec2")
 ELSEWHERE += ("run_as", "as_user", "switch", "handover", "identity", "user_place")  # and those who run as other users
 WORKERS = ("scripts.manager", "scripts.starter", "scripts.fetcher")

@@ -12,12 +12,14 @@ networks carry the pid, so that two runs do not meet. Everything is removed at t
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,17 +38,25 @@ class Missing(Exception):
 
 def need(programs: dict[str, str]) -> None:
     """Make sure that the programs are here, installing their packages where that is possible; else raise Missing."""
-    missing = sorted({package for program, package in programs.items() if shutil.which(program, path=PATH) is None})
+    missing = _lacking(programs)
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         # RUNLEVEL=1: on a machine with an init the package must not start a server of its own
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *missing]):
-            subprocess.run(["apt-get", *words], env=environment, timeout=600, check=True, stdout=subprocess.DEVNULL)
-        missing = [
-            it for it in missing if any(shutil.which(p, path=PATH) is None for p in programs if programs[p] == it)
-        ]
+        with (Path(tempfile.gettempdir()) / f"jobmill-apt.{os.geteuid()}").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the tests run in several processes, and apt in one
+            missing = _lacking(programs)
+            for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *missing]):
+                if missing:
+                    subprocess.run(
+                        ["apt-get", *words], env=environment, timeout=600, check=True, stdout=subprocess.DEVNULL
+                    )
+        missing = _lacking(programs)
     if missing:
         raise Missing(f"not on this machine; as root: apt-get install {' '.join(missing)}")
+
+
+def _lacking(programs: dict[str, str]) -> list[str]:
+    return sorted({package for program, package in programs.items() if shutil.which(program, path=PATH) is None})
 
 
 def need_namespaces() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import grp
 import os
 import pwd
@@ -20,14 +19,6 @@ from farm import Missing, need, run
 PROGRAMS = {"useradd": "passwd", "sudo": "sudo", "setpriv": "util-linux"}
 
 
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """Wait for other processes of the tests: useradd and userdel give up where another holds /etc/passwd."""
-    with (Path(tempfile.gettempdir()) / "jobmill-accounts.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
 class Accounts:
     """The users ann and bob, who submit, and work, who runs workers and may become them by sudo."""
 
@@ -42,15 +33,12 @@ class Accounts:
     def up(self) -> None:
         """Make them."""
         self.folder.chmod(0o755)
-        # numbers of our own: another process of the tests ends what has a number, which must not be ours by then
-        first = 10_000 + os.getpid() % 5_000 * 8
-        with _alone():
-            for number, name in enumerate((self.ann, self.bob, self.work), first):
-                home = self.folder / name
-                run("useradd", "-m", "-d", str(home), "-u", str(number), "-U", "-s", "/bin/sh", "-p", "*", name)
-                home.chmod(0o700)
-            run("useradd", "-M", "-o", "-u", "0", "-g", self.ann, "-s", "/bin/sh", self.twin)
-            run("useradd", "-M", "-r", "-s", "/bin/sh", self.service)
+        for name in (self.ann, self.bob, self.work):
+            home = self.folder / name
+            run("useradd", "-m", "-d", str(home), "-U", "-s", "/bin/sh", "-p", "*", name)
+            home.chmod(0o700)
+        run("useradd", "-M", "-o", "-u", "0", "-g", self.ann, "-s", "/bin/sh", self.twin)
+        run("useradd", "-M", "-r", "-s", "/bin/sh", self.service)
         self.sudoers.write_text(f"{self.work} ALL=({self.ann},{self.bob}) NOPASSWD: ALL\n")
         self.sudoers.chmod(0o440)
 
@@ -64,11 +52,10 @@ class Accounts:
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.05)
         self.sudoers.unlink(missing_ok=True)
-        with _alone():
-            for name in (self.twin, self.service, self.ann, self.bob, self.work):
-                subprocess.run(["userdel", "-f", name], capture_output=True, timeout=30, check=False)
-            for name in (self.ann, self.bob, self.work, self.service):
-                subprocess.run(["groupdel", name], capture_output=True, timeout=30, check=False)
+        for name in (self.twin, self.service, self.ann, self.bob, self.work):
+            subprocess.run(["userdel", "-f", name], capture_output=True, timeout=30, check=False)
+        for name in (self.ann, self.bob, self.work, self.service):
+            subprocess.run(["groupdel", name], capture_output=True, timeout=30, check=False)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def uid(self, name: str) -> int:

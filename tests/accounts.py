@@ -16,6 +16,8 @@ from pathlib import Path
 
 from farm import Missing, need, run
 
+from jobmill.systems import process_tree
+
 PROGRAMS = {"useradd": "passwd", "sudo": "sudo", "setpriv": "util-linux"}
 
 
@@ -94,8 +96,9 @@ def processes(uids: set[int]) -> list[int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                if entry.stat().st_uid in uids and ") Z" not in (entry / "stat").read_text():
-                    found.append(int(entry.name))
+                it = process_tree.process(int(entry.name)) if entry.stat().st_uid in uids else None
+                if it is not None and it.state not in process_tree.GONE:
+                    found.append(it.pid)
     return found
 
 

@@ -100,6 +100,29 @@ def test_names_with_blanks_and_parentheses_are_read(tmp_path: Path) -> None:
     assert found is not None and found.parent == os.getpid() and found.pgrp == os.getpgid(0)
 
 
+def test_a_process_whose_first_thread_has_ended_belongs_and_dies(tmp_path: Path) -> None:
+    """The kernel calls it a zombie, and tells of its environment and streams under another thread only."""
+    code = (
+        "import ctypes, threading, time; threading.Thread(target=time.sleep, args=(60,)).start();"
+        "ctypes.PyDLL(None).pthread_exit(None)"
+    )
+    argv, env = [sys.executable, "-c", code], {"JOBMILL_TOKEN": "r:a:1", "PATH": "/usr/bin:/bin"}
+    other = os.fsencode(tmp_path / "elsewhere")
+    with (tmp_path / "stdout").open("w") as out, subprocess.Popen(argv, env=env, stdout=out) as child:
+        stat = Path(f"/proc/{child.pid}/stat")
+        until = time.monotonic() + 10
+        while ") Z" not in stat.read_text():
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        assert members(tmp_path) == members(Path(os.fsdecode(other))) == {child.pid}
+        assert set(process_tree.members("another", os.fsencode(tmp_path))) == {child.pid}
+        census = process_tree.Census()
+        assert set(process_tree.members("r:a:1", other, census=census)) == {child.pid}
+        assert set(process_tree.members("another", os.fsencode(tmp_path), census=census)) == {child.pid}
+        assert process_tree.kill("r:a:1", other, force=True)
+        assert child.wait(10) == -signal.SIGKILL
+
+
 def test_kill_from_inside_spares_only_itself(tmp_path: Path) -> None:
     """A job that kills its own launch takes all but itself, and nobody else's."""
     code = (

@@ -21,6 +21,7 @@ import pytest
 from farm import Farm, Missing, Sshd, free_port, make_key, one_sshd, run, three_hosts
 
 from jobmill.errors import SystemUnavailable
+from jobmill.systems import process_tree
 from jobmill.systems.ssh_host import SshHost
 from jobmill.systems.ssh_link import SshLink
 
@@ -106,11 +107,9 @@ def cmdline(pid: int) -> bytes:
 
 
 def alive(pid: int | None) -> bool:
-    """Tell whether a process exists and is no zombie."""
-    try:
-        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return False
+    """Tell whether a process exists and any of its threads runs."""
+    found = None if pid is None else process_tree.process(pid)
+    return found is not None and found.state not in process_tree.GONE
 
 
 def wait_until(true: Callable[[], bool], seconds: float = 10.0) -> None:
@@ -427,6 +426,7 @@ class TestLife:
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         assert rest(sock) == b""
+        wait_until(lambda: not alive(pid))  # until then its line of clients may still take one
         assert output(link, "echo again") == b"again\n"
         assert link.master != pid
 

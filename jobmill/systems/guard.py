@@ -177,11 +177,11 @@ class Guard:
                     if child.session == child.pid:
                         dead.append(child)
                     continue
-                seen = process_tree.token_of(child.pid)
+                seen = process_tree.token_of(child.thread)
                 if child.session == child.pid and (seen == want or process_tree.switches(child.pid, want)):
                     return child
                 if seen is None:  # perhaps between fork and exec, in the midst of it, or dead since we looked
-                    words = process_tree.command_line(child.pid)
+                    words = process_tree.command_line(child.thread)
                     undecided = undecided or not words or table.encode() in words
             entered = run_folder.was_entered(folder)
             if not undecided or time.monotonic() >= until:

@@ -11,17 +11,18 @@ import time
 CLOCK_BOOTTIME = 7  # time.CLOCK_BOOTTIME came with Python 3.7; the number is the kernel's
 TICKS = os.sysconf("SC_CLK_TCK")
 _pidfd_open, _pidfd_send = getattr(os, "pidfd_open", None), getattr(signal, "pidfd_send_signal", None)
-GONE = (b"Z", b"X", b"x")  # a zombie runs nothing and holds nothing but its exit status
+GONE = (b"Z", b"X", b"x")  # a zombie without threads runs nothing and holds nothing but its exit status
 
 
 class Process:
     """One line of the process table, as read at one moment."""
 
-    __slots__ = ("parent", "pgrp", "pid", "session", "start", "state")
+    __slots__ = ("parent", "pgrp", "pid", "session", "start", "state", "thread")
 
     def __init__(self, pid: int, state: bytes, parent: int, pgrp: int, session: int, start: int) -> None:
         self.pid = pid
         self.state = state  # R, S, D, T, Z …
+        self.thread = pid  # under which /proc tells of it: another number when its first thread ended before others
         self.parent = parent
         self.pgrp = pgrp
         self.session = session
@@ -47,8 +48,8 @@ class Census:
         if self._everyone is None:
             self.began = ticks_now()
             self._everyone = table()
-            self._tokens = {pid: token_of(pid) for pid in self._everyone}
-            self._streams = {pid: _streams(pid) for pid in self._everyone}
+            self._tokens = {pid: token_of(it.thread) for pid, it in self._everyone.items()}
+            self._streams = {pid: _streams(it.thread) for pid, it in self._everyone.items()}
         return dict(self._everyone)
 
     def token(self, pid: int) -> "bytes | None":
@@ -85,7 +86,10 @@ def process(pid: int) -> "Process | None":
     if end < 0:
         return None
     field = text[end + 2 :].split(None, 21)
-    return Process(pid, field[0], int(field[1]), int(field[2]), int(field[3]), int(field[19]))
+    found = Process(pid, field[0], int(field[1]), int(field[2]), int(field[3]), int(field[19]))
+    if found.state in GONE and int(field[17]) > 1:  # of several threads the first one ended: pthread_exit(3), or a kill
+        _find_thread(found)
+    return found
 
 
 def alive(pid: int, start: "int | None") -> bool:
@@ -160,12 +164,11 @@ def members(
     found = {}
     tokens = {}
     for pid, it in everyone.items():
-        tokens[pid] = token_of(pid) if census is None else census.token(pid)
-        streams_in = _streams_in if census is None else census.streams_in
+        tokens[pid] = token_of(it.thread) if census is None else census.token(pid)
         if (
             tokens[pid] == token
             or (pid == leader and it.start == start)
-            or streams_in(pid, folder)
+            or (_streams_in(it.thread, folder) if census is None else census.streams_in(pid, folder))
             or (tokens[pid] is None and it.session == pid and switches(pid, token))
         ):
             found[pid] = it
@@ -260,6 +263,20 @@ def _add_descendants(found: "dict[int, Process]", everyone: "dict[int, Process]"
             if it.pid not in found:
                 found[it.pid] = it
                 line.append(it.pid)
+
+
+def _find_thread(found: Process) -> None:
+    """Give a process whose first thread has ended the state and the number of one that goes on, if any does."""
+    try:
+        threads = sorted(int(name) for name in os.listdir("/proc/%d/task" % found.pid))
+    except OSError:
+        return
+    for thread in threads:
+        text = _read("/proc/%d/task/%d/stat" % (found.pid, thread))
+        state = text[text.rfind(b")") + 2 :][:1]
+        if state and state not in GONE:
+            found.state, found.thread = state, thread
+            return
 
 
 def _streams_in(pid: int, folder: bytes) -> bool:

@@ -71,23 +71,3 @@ def server(request: pytest.FixtureRequest, running_server: Callable[[str], Serve
 def valkey(running_server: Callable[[str], Server]) -> Server:
     """An empty embedded server, for tests that need one and not all."""
     return running_server("valkey")
-
-
-# Their launches bear the same tokens, by which a kill finds all of a launch on the whole machine: one after the other.
-SAME_TOKENS = {
-    "test_local_system",
-    "test_runner",
-    "test_run_as",
-    "test_run_as_ssh",
-    "test_ssh_system",
-    "test_ssh_outage",
-}
-SAME_TOKENS |= {"test_ssh_far_spool", "test_ssh_hostile", "test_ssh_sessions", "test_process_tree", "test_job"}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and those of some files together."""
-    for item in items:
-        name = item.path.stem
-        item.add_marker(pytest.mark.xdist_group("same tokens" if name in SAME_TOKENS else name))

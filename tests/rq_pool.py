@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tokens import RECORD
+
 from jobmill.systems.pool import PoolSystem
 from jobmill.systems.system import End, ExitInfo, NativeState, Start, Submission, SubmitError
 
@@ -59,7 +61,7 @@ class Pool:
         return worker
 
     def job(self, name: str, *argv: str, run: int = 1, **fields: Any) -> Submission:
-        return Submission(token=f"rec.1:{name}:{run}", job_id=name, run=run, argv=argv, **fields)
+        return Submission(token=f"{RECORD}.1:{name}:{run}", job_id=name, run=run, argv=argv, **fields)
 
     def sh(self, name: str, text: str, **fields: Any) -> Submission:
         return self.job(name, "/bin/sh", "-c", text, **fields)

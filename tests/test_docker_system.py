@@ -13,6 +13,7 @@ from typing import Any
 import images
 import pytest
 from engines import IMAGE, Dockerd, engine_for_tests
+from tokens import RECORD
 
 from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.jobs.container import ContainerJob
@@ -32,7 +33,6 @@ from jobmill.systems.system import (
 )
 
 pytestmark = pytest.mark.timeout(120)
-RECORD = "rec"
 
 
 @pytest.fixture(scope="module")

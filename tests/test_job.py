@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokens import RECORD
 
 from jobmill.errors import PermanentError, SystemRefused, SystemUnavailable
 from jobmill.jobs.job import STEPPER, Job
@@ -35,7 +36,7 @@ def make(system: LocalSystem) -> Make:
 
     def _make(job_id: str = "job-1", run: int = 1, **document: Any) -> LocalJob:
         spec = JobSpec.parse(document)
-        return LocalJob(spec, job_id=job_id, run=run, record="rec", system=system, spool=system.spool)
+        return LocalJob(spec, job_id=job_id, run=run, record=RECORD, system=system, spool=system.spool)
 
     return _make
 
@@ -63,7 +64,7 @@ def test_text_runs_in_a_shell_and_a_list_is_argv(make: Make) -> None:
 def test_a_plain_command_needs_nothing_else(make: Make, system: LocalSystem) -> None:
     job = make(command="true")
     assert job.prepare() == Submission(
-        token="rec:job-1:1", job_id="job-1", run=1, argv=("/bin/sh", "-c", "true"), name="job-1"
+        token=f"{RECORD}:job-1:1", job_id="job-1", run=1, argv=("/bin/sh", "-c", "true"), name="job-1"
     )
     assert job.folder == f"{system.spool}/jobs/job-1/run.1"
     assert not system.spool.exists()
@@ -278,7 +279,7 @@ def test_a_refused_submission_is_told_with_the_system_s_words(make: Make) -> Non
 
 def test_the_contract_s_own_class_is_a_job(system: ExecutionSystem, tmp_path: Path) -> None:
     spec = JobSpec.parse({"command": "echo plain"})
-    job = Job(spec, job_id="plain", run=2, record="rec", system=system, spool=tmp_path / "spool")
+    job = Job(spec, job_id="plain", run=2, record=RECORD, system=system, spool=tmp_path / "spool")
     job.run_job()
     finish(job)
     assert (tmp_path / "spool/jobs/plain/run.2/stdout").read_text() == "plain\n"

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokens import RECORD
 
 from jobmill.errors import ConfigError
 from jobmill.systems import process_tree, run_folder, slot_table
@@ -49,7 +50,7 @@ class Bench:
         self.end_order: list[str] = []
         self.unwatched: list[str] = []
 
-    def job(self, name: str, *argv: str, run: int = 1, record: str = "rec", **fields: Any) -> Submission:
+    def job(self, name: str, *argv: str, run: int = 1, record: str = RECORD, **fields: Any) -> Submission:
         return Submission(token=f"{record}:{name}:{run}", job_id=name, run=run, argv=argv, **fields)
 
     def sh(self, name: str, text: str, **fields: Any) -> Submission:
@@ -223,7 +224,7 @@ def test_environment_is_clean_and_complete(bench: Bench, monkeypatch: pytest.Mon
     env = dict(line.split("=", 1) for line in lines)
     folder = str(bench.folder("a"))
     assert env.keys() >= {"HOME", "USER", "LOGNAME", "LANG", "TMPDIR", "PATH"} and "SECRET_OF_THE_STARTER" not in env
-    assert env["SHELL"] == "/bin/sh" and env["MINE"] == "1" and env["JOBMILL_TOKEN"] == "rec:a:1"
+    assert env["SHELL"] == "/bin/sh" and env["MINE"] == "1" and env["JOBMILL_TOKEN"] == f"{RECORD}:a:1"
     assert (env["JOBMILL_JOB_ID"], env["JOBMILL_RUN"], env["JOBMILL_CPUS"]) == ("a", "1", "2")
     assert (env["JOBMILL_WORKDIR"], env["JOBMILL_RUN_FOLDER"]) == ("/tmp", folder)
     assert env["JOBMILL_ERROR_FILE"] == folder + "/error"
@@ -274,7 +275,7 @@ def test_error_file_becomes_the_message(bench: Bench) -> None:
     )
     assert bad.message == "no reference genome" and good.message is None
     assert cut.message is not None and cut.message.endswith("[cut]") and len(cut.message) > 2000
-    handle = bench.system.handle_for("rec:cut:1")
+    handle = bench.system.handle_for(f"{RECORD}:cut:1")
     assert len(bench.system.exit_info([handle])[handle].message or "") == 4095
 
 
@@ -307,9 +308,9 @@ def test_walltime_ends_the_whole_tree(tmp_path: Path) -> None:
 def test_background_processes_outlive_a_regular_end(bench: Bench) -> None:
     (handle,) = bench.submit(bench.sh("a", "sleep 30 & exit 0"))
     bench.until(lambda: bench.ends)
-    assert process_tree.members("rec:a:1", str(bench.folder("a")))
+    assert process_tree.members(f"{RECORD}:a:1", str(bench.folder("a")))
     assert bench.system.kill([handle], force=True)[handle]
-    assert not process_tree.members("rec:a:1", str(bench.folder("a")))
+    assert not process_tree.members(f"{RECORD}:a:1", str(bench.folder("a")))
 
 
 def test_never_more_than_slots_at_once_and_each_exactly_once(bench: Bench, tmp_path: Path) -> None:
@@ -331,13 +332,13 @@ def test_wide_jobs_take_their_width(bench: Bench, tmp_path: Path) -> None:
     wait = f"while [ ! -e {go} ]; do sleep 0.01; done"
     bench.submit(bench.sh("one", wait), bench.sh("wide", "true", cpus=2), bench.sh("huge", "true", cpus=9))
     bench.submit(bench.sh("last", "true"))
-    bench.until(lambda: bench.starts == ["rec:one:1"])
+    bench.until(lambda: bench.starts == [f"{RECORD}:one:1"])
     for _ in range(5):
         bench.turn(0.02)
-    assert bench.starts == ["rec:one:1"]
+    assert bench.starts == [f"{RECORD}:one:1"]
     go.touch()
     bench.until(lambda: len(bench.ends) == 4)
-    assert bench.end_order == ["rec:one:1", "rec:wide:1", "rec:huge:1", "rec:last:1"]
+    assert bench.end_order == [f"{RECORD}:one:1", f"{RECORD}:wide:1", f"{RECORD}:huge:1", f"{RECORD}:last:1"]
 
 
 def test_slots_change_live(tmp_path: Path) -> None:
@@ -400,7 +401,7 @@ def test_kill_takes_the_whole_tree(bench: Bench, how: str, gently: bool) -> None
     folder = str(bench.folder(how))
     run = run_folder.read(os.fsencode(folder))
     assert run is not None
-    before = process_tree.members("rec:" + how + ":1", folder, run.pid, run.start)
+    before = process_tree.members(f"{RECORD}:" + how + ":1", folder, run.pid, run.start)
     assert len(before) >= 2
     elsewhere = LocalSystem.build("local", {"slots": 2}, bench.spool)  # as the fetcher does: no guard of its own
     if gently:
@@ -412,8 +413,8 @@ def test_kill_takes_the_whole_tree(bench: Bench, how: str, gently: bool) -> None
         p.pid for p in process_tree.table().values() if (p.pid, p.start) in {(b.pid, b.start) for b in before.values()}
     }
     assert not left
-    assert not [pid for pid in process_tree.table() if process_tree.token_of(pid) == f"rec:{how}:1".encode()]
-    assert bench.ends[f"rec:{how}:1"].exit_status is ExitStatus.FINISHED_SIGNAL
+    assert not [pid for pid in process_tree.table() if process_tree.token_of(pid) == f"{RECORD}:{how}:1".encode()]
+    assert bench.ends[f"{RECORD}:{how}:1"].exit_status is ExitStatus.FINISHED_SIGNAL
     assert os.getpid() and process_tree.alive(bench.guard_pid(), _start_of(bench.guard_pid()))
 
 
@@ -453,8 +454,8 @@ def test_inherited_job_keeps_its_walltime_and_its_slot(tmp_path: Path) -> None:
         bench.until(lambda: bench.starts)
         os.kill(bench.runner_pid(), signal.SIGKILL)
         bench.until(lambda: len(bench.ends) == 2)
-        assert bench.end_order == ["rec:a:1", "rec:b:1"]
-        assert (bench.ends["rec:a:1"].reason, bench.ends["rec:a:1"].term_sig) == ("timeout", 9)
+        assert bench.end_order == [f"{RECORD}:a:1", f"{RECORD}:b:1"]
+        assert (bench.ends[f"{RECORD}:a:1"].reason, bench.ends[f"{RECORD}:a:1"].term_sig) == ("timeout", 9)
     finally:
         _end(bench)
 
@@ -505,8 +506,8 @@ from jobmill.systems.local_guard import LocalGuard
 from jobmill.systems.system import Submission
 s = LocalSystem.build("local", {{"slots": 1}}, Path({str(spool)!r}))
 assert s.lead()
-s.submit([Submission(token="rec:a:1", job_id="a", run=1, argv=("/bin/sh", "-c", {text!r})),
-          Submission(token="rec:b:1", job_id="b", run=1, argv=("/bin/true",))])
+s.submit([Submission(token="{RECORD}:a:1", job_id="a", run=1, argv=("/bin/sh", "-c", {text!r})),
+          Submission(token="{RECORD}:b:1", job_id="b", run=1, argv=("/bin/true",))])
 while not s.ends():
     select.select([s.fileno()], [], [], 1)
 print("up", flush=True)
@@ -519,10 +520,10 @@ select.select([], [], [])
         starter.kill()
     assert bench.system.lead()  # the lock went with its owner, although guard and job live
     try:
-        a, b = bench.system.handle_for("rec:a:1"), bench.system.handle_for("rec:b:1")
-        launches = [Launch(token="rec:a:1", handle=a), Launch(token="rec:b:1", handle=b)]
+        a, b = bench.system.handle_for(f"{RECORD}:a:1"), bench.system.handle_for(f"{RECORD}:b:1")
+        launches = [Launch(token=f"{RECORD}:a:1", handle=a), Launch(token=f"{RECORD}:b:1", handle=b)]
         assert bench.system.status([a])[a].state is NativeState.RUNNING
-        assert bench.system.settle(launches) == {"rec:a:1": a, "rec:b:1": Settled.NOT_STARTED}
+        assert bench.system.settle(launches) == {f"{RECORD}:a:1": a, f"{RECORD}:b:1": Settled.NOT_STARTED}
         bench.submit(bench.job("c", "/bin/true"))
         for _ in range(15):
             bench.turn(0.02)
@@ -530,7 +531,7 @@ select.select([], [], [])
         go.touch()
         bench.until(lambda: bench.system.exit_info([a]))
         assert bench.system.exit_info([a])[a].exit_value == 6  # recorded by the guard of the dead starter
-        bench.until(lambda: "rec:c:1" in bench.ends)
+        bench.until(lambda: f"{RECORD}:c:1" in bench.ends)
         old = list((spool / "guards" / "local").glob("*.table"))
         bench.until(lambda: len([p for p in old if p.exists()]) <= 1)
     finally:
@@ -635,31 +636,31 @@ def test_a_folder_of_another_record_is_moved_aside(bench: Bench) -> None:
 
 
 def test_an_earlier_life_never_displaces_a_later_one(bench: Bench) -> None:
-    bench.run(bench.sh("a", "echo first", record="rec.1"))
-    (new,) = bench.submit(bench.sh("a", "echo second; sleep 60", record="rec.2"))
-    bench.until(lambda: "rec.2:a:1" in bench.starts)
+    bench.run(bench.sh("a", "echo first", record=f"{RECORD}.1"))
+    (new,) = bench.submit(bench.sh("a", "echo second; sleep 60", record=f"{RECORD}.2"))
+    bench.until(lambda: f"{RECORD}.2:a:1" in bench.starts)
     for run in (1, 2):  # a starter, a janitor or a runner that slept through all of it
-        token = f"rec.1:a:{run}"
+        token = f"{RECORD}.1:a:{run}"
         old = bench.system.handle_for(token)
         assert bench.system.settle([Launch(token=token, handle=old)]) == {token: Settled.UNKNOWN}
         assert bench.system.kill([old], force=True) == {old: True}
         assert bench.system.exit_info([old]) == {} and bench.system.logs(old, "stdout", 0) == b""
-    (info,) = bench.run(bench.sh("a", "echo never", run=2, record="rec.1"))
+    (info,) = bench.run(bench.sh("a", "echo never", run=2, record=f"{RECORD}.1"))
     assert (info.exit_status, info.reason) == (ExitStatus.ABORTED_BEFORE_RUNNING, "superseded")
     assert bench.system.status([new])[new].state is NativeState.RUNNING
     assert bench.system.logs(new, "stdout", 0) == b"second\n"
-    assert sorted(path.name for path in (bench.spool / "jobs").iterdir()) == ["a", "a.rec.1.1"]
+    assert sorted(path.name for path in (bench.spool / "jobs").iterdir()) == ["a", f"a.{RECORD}.1.1"]
     assert bench.system.kill([new], force=True) == {new: True}
 
 
 def test_what_an_earlier_life_left_running_is_killed_by_its_own_token(bench: Bench) -> None:
-    bench.run(bench.sh("a", "exec sleep 60 & exit 0", record="rec.1"))
-    old = bench.system.handle_for("rec.1:a:1")
-    (new,) = bench.submit(bench.sh("a", "sleep 60", record="rec.2"))
-    bench.until(lambda: "rec.2:a:1" in bench.starts)
-    assert tokens_alive() >= {b"rec.1:a:1", b"rec.2:a:1"}
+    bench.run(bench.sh("a", "exec sleep 60 & exit 0", record=f"{RECORD}.1"))
+    old = bench.system.handle_for(f"{RECORD}.1:a:1")
+    (new,) = bench.submit(bench.sh("a", "sleep 60", record=f"{RECORD}.2"))
+    bench.until(lambda: f"{RECORD}.2:a:1" in bench.starts)
+    assert tokens_alive() >= {f"{RECORD}.1:a:1".encode(), f"{RECORD}.2:a:1".encode()}
     bench.until(lambda: bench.system.kill([old], force=True)[old])
-    assert tokens_alive() & {b"rec.1:a:1", b"rec.2:a:1"} == {b"rec.2:a:1"}
+    assert tokens_alive() & {f"{RECORD}.1:a:1".encode(), f"{RECORD}.2:a:1".encode()} == {f"{RECORD}.2:a:1".encode()}
     bench.until(lambda: bench.system.kill([new], force=True)[new])
 
 
@@ -669,25 +670,26 @@ def tokens_alive() -> set[bytes | None]:
 
 def test_a_later_run_finds_the_folder_of_its_own_life(bench: Bench) -> None:
     """Run 1 of the later life left no marker (it was put off, say): its run 2 must not stand beside the old run 1."""
-    bench.run(bench.sh("a", "echo first", record="rec.1"))
-    bench.run(bench.sh("a", "echo second", run=2, record="rec.2"))
-    bench.run(bench.sh("a", "echo third", run=3, record="rec.2"))
+    bench.run(bench.sh("a", "echo first", record=f"{RECORD}.1"))
+    bench.run(bench.sh("a", "echo second", run=2, record=f"{RECORD}.2"))
+    bench.run(bench.sh("a", "echo third", run=3, record=f"{RECORD}.2"))
     assert sorted(path.name for path in (bench.spool / "jobs" / "a").iterdir()) == ["run.2", "run.3"]
-    assert (bench.spool / "jobs" / "a.rec.1.1" / "run.1" / "stdout").read_text() == "first\n"
+    assert (bench.spool / "jobs" / f"a.{RECORD}.1.1" / "run.1" / "stdout").read_text() == "first\n"
 
 
 def test_one_at_a_time_moves_aside(bench: Bench) -> None:
-    bench.run(bench.sh("a", "echo first", record="rec.1"))
+    bench.run(bench.sh("a", "echo first", record=f"{RECORD}.1"))
     with (bench.spool / "aside.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        new = bench.system.handle_for("rec.2:a:1")
-        assert bench.system.settle([Launch(token="rec.2:a:1", handle=new)]) == {"rec.2:a:1": Settled.UNKNOWN}
+        new = bench.system.handle_for(f"{RECORD}.2:a:1")
+        token = f"{RECORD}.2:a:1"
+        assert bench.system.settle([Launch(token=token, handle=new)]) == {token: Settled.UNKNOWN}
         assert bench.system.kill([new], force=True) == {new: False}
-        (info,) = bench.run(bench.sh("a", "echo second", record="rec.2"))
+        (info,) = bench.run(bench.sh("a", "echo second", record=f"{RECORD}.2"))
         assert info.reason == "no_spool"  # it is tried again later
         assert sorted(path.name for path in (bench.spool / "jobs").iterdir()) == ["a"]
     bench.ends.clear()
-    (info,) = bench.run(bench.sh("a", "echo second", record="rec.2"))
+    (info,) = bench.run(bench.sh("a", "echo second", record=f"{RECORD}.2"))
     assert info.regular and (bench.folder("a") / "stdout").read_text() == "second\n"
 
 
@@ -703,32 +705,32 @@ def test_who_looked_before_another_had_moved_moves_nothing(tmp_path: Path, monke
         mark(token)  # the other one moves, and takes the marker
         move(spool, job, token)
 
-    mark("rec.1:a:1")
+    mark(f"{RECORD}.1:a:1")
     move = run_folder._move_aside
     monkeypatch.setattr(run_folder, "_move_aside", asleep)
     with pytest.raises(FileExistsError):
-        mark("rec.2:a:1")
-    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "a.rec.1.1"]
-    found = run_folder.read(run_folder.folder_of(spool, "rec.2:a:1"))
-    assert found is not None and found.token == "rec.2:a:1"
+        mark(f"{RECORD}.2:a:1")
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", f"a.{RECORD}.1.1"]
+    found = run_folder.read(run_folder.folder_of(spool, f"{RECORD}.2:a:1"))
+    assert found is not None and found.token == f"{RECORD}.2:a:1"
 
 
 def test_folders_from_before_lives_were_told_apart(tmp_path: Path) -> None:
     spool = os.fsencode(tmp_path)
-    for token in ("rec:a:1", "rec.5:a:2", "rec:b:1", "rec.6:b:1"):
+    for token in (f"{RECORD}:a:1", f"{RECORD}.5:a:2", f"{RECORD}:b:1", f"{RECORD}.6:b:1"):
         folder = run_folder.enter(spool, token)
         os.close(run_folder.take(folder, run_folder.header(token, "-") + run_folder.pid_line(1, 1)))
     assert sorted(path.name for path in (tmp_path / "jobs" / "a").iterdir()) == ["run.1", "run.2"]  # one job's, perhaps
-    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "b", "b.rec.1"]
+    assert sorted(path.name for path in (tmp_path / "jobs").iterdir()) == ["a", "b", f"b.{RECORD}.1"]
     launches = SpoolLaunches(spool, "local")  # begun by an older version: its token is taken as it stands
-    assert launches.settle("rec:a:1", False) == "adopt"
+    assert launches.settle(f"{RECORD}:a:1", False) == "adopt"
 
 
 @pytest.mark.parametrize("text", ["jobmill 1 nonsense host=h boot=b ns=1\n", "jobmill 1 a:b host=h\n"])
 def test_a_marker_that_nobody_can_read_is_moved_aside(bench: Bench, text: str) -> None:
     bench.folder("a").mkdir(parents=True)
     (bench.folder("a") / "run").write_text(text)
-    (info,) = bench.run(bench.sh("a", "true", record="rec.2"))
+    (info,) = bench.run(bench.sh("a", "true", record=f"{RECORD}.2"))
     assert info.regular
     assert (bench.spool / "jobs" / "a.other.1" / "run.1" / "run").read_text() == text
 
@@ -736,13 +738,13 @@ def test_a_marker_that_nobody_can_read_is_moved_aside(bench: Bench, text: str) -
 def test_a_launch_that_was_moved_aside_holds_no_slot(tmp_path: Path) -> None:
     spool = os.fsencode(tmp_path)
     fd = slot_table.create(spool, f"local/{run_folder.HOST}.1.1.0.table".encode())
-    slot_table.write(fd, 0, "rec.1:a:1", 99999999, 1, 1, 1.0, 2.0, 0.0)  # it ended, and its line is not used again
-    folder = run_folder.enter(spool, "rec.2:a:1")
-    os.close(run_folder.take(folder, run_folder.header("rec.2:a:1", "-")))
+    slot_table.write(fd, 0, f"{RECORD}.1:a:1", 99999999, 1, 1, 1.0, 2.0, 0.0)  # it ended; not used again
+    folder = run_folder.enter(spool, f"{RECORD}.2:a:1")
+    os.close(run_folder.take(folder, run_folder.header(f"{RECORD}.2:a:1", "-")))
     assert slot_table.occupied(spool, b"local/own") == (0, 1)
     me = process_tree.process(os.getpid())
     assert me is not None
-    slot_table.write(fd, 0, "rec.1:a:1", me.pid, me.start, 1, 1.0, 2.0, 0.0)
+    slot_table.write(fd, 0, f"{RECORD}.1:a:1", me.pid, me.start, 1, 1.0, 2.0, 0.0)
     assert slot_table.occupied(spool, b"local/own") == (1, 1)  # it lives, wherever its folder is
     os.close(fd)
 
@@ -759,7 +761,7 @@ def test_guard_and_runner_stand_apart(bench: Bench, tmp_path: Path) -> None:
             targets = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
             assert not [t for t in targets if "held" in t or t.startswith("socket") or t.startswith("/dev/pts")]
             assert process_tree.token_of(pid) is None
-    bench.system.kill([bench.system.handle_for("rec:a:1")], force=True)
+    bench.system.kill([bench.system.handle_for(f"{RECORD}:a:1")], force=True)
 
 
 def test_thousands_at_once_do_not_block(bench: Bench) -> None:
@@ -811,7 +813,7 @@ def test_bad_handles_are_unknown(tmp_path: Path) -> None:
 def test_run_file_is_readable_by_people(bench: Bench) -> None:
     bench.run(bench.job("a", "/bin/true"))
     lines = (bench.folder("a") / "run").read_text().splitlines()
-    assert lines[0].startswith("jobmill 1 rec:a:1 host=") and lines[1].startswith("pid ")
+    assert lines[0].startswith(f"jobmill 1 {RECORD}:a:1 host=") and lines[1].startswith("pid ")
     word, _, rest = lines[2].partition(" ")
     assert word == "exit" and json.loads(rest.split(" ", 1)[1][: -len(" end")])["exit_value"] == 0
     assert stat.S_IMODE((bench.folder("a") / "run").stat().st_mode) == 0o644

@@ -12,6 +12,7 @@ import redis
 from conftest import Server
 from rq.job import Job
 from rq_pool import Pool
+from tokens import RECORD
 
 from jobmill.errors import ConfigError, StageFailed, SystemUnavailable
 from jobmill.systems import process_tree
@@ -45,7 +46,7 @@ def test_every_server_will_do(server: Server, tmp_path: Path) -> None:
         assert pool.system.kill([queued], force=False) == {queued: True}
         pool.work()
         (handle,) = pool.launch(pool.sh("runs", "echo out; exit 3"))
-        pool.until(lambda: "rec.1:runs:1" in pool.ends)
+        pool.until(lambda: f"{RECORD}.1:runs:1" in pool.ends)
         assert pool.end(handle).exit_value == 3 and pool.system.logs(handle, "stdout", 1) == b"ut\n"
         assert pool.system.stage_out(handle, tmp_path / "home", [], lambda words: None) == []
     finally:
@@ -70,8 +71,8 @@ def test_exit_values_and_signals_are_the_kernels(pool: Pool) -> None:
     assert pool.system.logs(handles[0], "stdout", 0) == b"out\n"
     assert pool.system.logs(handles[0], "stderr", 1) == b"rr\n"
     pool.until(lambda: len(pool.ends) == 5)
-    assert pool.ends["rec.1:one:1"] == one
-    assert sorted(pool.starts) == [f"rec.1:{name}:1" for name in ("kill", "one", "term", "zero")]
+    assert pool.ends[f"{RECORD}.1:one:1"] == one
+    assert sorted(pool.starts) == [f"{RECORD}.1:{name}:1" for name in ("kill", "one", "term", "zero")]
 
 
 def test_walltime_ends_the_whole_tree(pool: Pool, tmp_path: Path) -> None:
@@ -150,7 +151,7 @@ def test_settle_at_each_step(pool: Pool, tmp_path: Path) -> None:
     (gone,) = pool.launch(sealed)
     assert settled.kill([gone], force=False)[gone]
     assert settle(sealed, gone) == Settled.NOT_STARTED
-    assert sorted(settled.inventory("rec").values()) == [held.token, queued.token]
+    assert sorted(settled.inventory(RECORD).values()) == [held.token, queued.token]
     assert settled.inventory("other") == {}
     pool.work()
     pool.until(lambda: pool.state(in_line) is NativeState.RUNNING)
@@ -160,7 +161,7 @@ def test_settle_at_each_step(pool: Pool, tmp_path: Path) -> None:
     settled.release([on_hold, in_line, gone])
     assert pool.end(on_hold).regular
     assert sorted(file.read_text().split()) == ["held", "queued"]
-    assert settled.survey("rec") == {}
+    assert settled.survey(RECORD) == {}
     settled.forget([on_hold, in_line])
     assert settled.exit_info([on_hold, in_line]) == {}
     assert settled.status([on_hold])[on_hold].state is NativeState.ABSENT
@@ -195,8 +196,8 @@ def test_two_hundred_at_once(pool: Pool, tmp_path: Path) -> None:
     assert sorted(map(int, file.read_text().split())) == list(range(200))
     exits = pool.system.exit_info(handles)
     assert [exits[handle].exit_value for handle in handles] == [i % 5 for i in range(200)]
-    assert {pool.ends[f"rec.1:j{i}:1"] == exits[handles[i]] for i in range(200)} == {True}
-    assert pool.system.survey("rec") == {}
+    assert {pool.ends[f"{RECORD}.1:j{i}:1"] == exits[handles[i]] for i in range(200)} == {True}
+    assert pool.system.survey(RECORD) == {}
 
 
 def test_logs_while_it_runs_and_after(pool: Pool, tmp_path: Path) -> None:
@@ -323,10 +324,10 @@ def test_a_job_goes_to_the_smallest_queue_that_it_fits(running_server: Callable[
         pool.work("small")
         assert pool.end(handles[0]).regular
         assert {check.name: check for check in pool.system.check()}["queue small"].ok
-        pool.system.withdraw(["rec.1:b:1"])
+        pool.system.withdraw([f"{RECORD}.1:b:1"])
         pool.system.fileno()
-        pool.until(lambda: "rec.1:b:1" in pool.ends)
-        assert pool.ends["rec.1:b:1"].reason == "withdrawn"
+        pool.until(lambda: f"{RECORD}.1:b:1" in pool.ends)
+        assert pool.ends[f"{RECORD}.1:b:1"].reason == "withdrawn"
         again = pool.launch(pool.sh("b", "true", cpus=2))
         pool.work("wide")
         assert pool.end(again[0]).regular
@@ -336,11 +337,11 @@ def test_a_job_goes_to_the_smallest_queue_that_it_fits(running_server: Callable[
 
 def test_a_server_that_is_absent(tmp_path: Path) -> None:
     system = PoolSystem.build("far", {"url": f"unix://{tmp_path}/nothing"}, tmp_path)
-    job = Submission(token="rec.1:a:1", job_id="a", run=1, argv=("true",))
+    job = Submission(token=f"{RECORD}.1:a:1", job_id="a", run=1, argv=("true",))
     for verb in (
         lambda: system.submit([job]),
         lambda: system.status(["x"]),
-        lambda: system.survey("rec"),
+        lambda: system.survey(RECORD),
         lambda: system.settle([Launch(token=job.token)]),
         lambda: system.kill(["x"], force=True),
         lambda: system.logs("x", "stdout", 0),
@@ -398,10 +399,10 @@ def test_the_address_may_stand_elsewhere(
         system.close()
     monkeypatch.delenv("JOBMILL_REDIS_URL", raising=False)
     with pytest.raises(SystemUnavailable, match=r"\$JOBMILL_REDIS_URL"):
-        PoolSystem.build("p", {}, tmp_path).survey("rec")
+        PoolSystem.build("p", {}, tmp_path).survey(RECORD)
     monkeypatch.setenv("JOBMILL_REDIS_URL", "redis://:hunter2@[bad/0")
     with pytest.raises(SystemUnavailable) as caught:
-        PoolSystem.build("p", {}, tmp_path).survey("rec")
+        PoolSystem.build("p", {}, tmp_path).survey(RECORD)
     assert "hunter2" not in str(caught.value)
 
 

@@ -19,6 +19,7 @@ from conftest import Server
 from rq_pool import Pool, kill
 from test_rq_death import LEASE, Ticking, guards, horse_of
 from test_rq_pool import alive
+from tokens import RECORD
 
 from jobmill.errors import StageFailed, StageStopped, SystemUnavailable
 from jobmill.systems import pool_server
@@ -111,7 +112,7 @@ def test_a_kill_of_what_the_server_has_lost_is_proved_by_time(pool: Pool, client
 def test_what_was_committed_and_lost_is_not_taken_for_never_started(pool: Pool, client: redis.Redis) -> None:
     pool.work()
     job, never = Ticking(pool, "lost"), pool.sh("never", "true")
-    token = "rec.1:lost:1"
+    token = f"{RECORD}.1:lost:1"
     client.flushall()
 
     def settle(token: str, handle: str | None) -> str:
@@ -134,8 +135,10 @@ def test_withdrawn_is_never_started_and_may_be_submitted_again(pool: Pool) -> No
     pool.work()
     assert pool.end(handle).exit_value == 3
     (other,) = pool.launch(pool.sh("other", "true"))
-    pool.system.withdraw(["rec.1:other:1"])
-    assert pool.system.settle([Launch(token="rec.1:other:1", handle=other)]) == {"rec.1:other:1": Settled.NOT_STARTED}
+    pool.system.withdraw([f"{RECORD}.1:other:1"])
+    assert pool.system.settle([Launch(token=f"{RECORD}.1:other:1", handle=other)]) == {
+        f"{RECORD}.1:other:1": Settled.NOT_STARTED
+    }
 
 
 def test_files_that_the_server_has_lost_are_no_globs_that_match_nothing(pool: Pool, client: redis.Redis) -> None:
@@ -255,7 +258,7 @@ def test_an_address_with_an_option_that_there_is_not(query: str, tmp_path: Path,
     monkeypatch.setenv("POOL_URL", f"redis://:hunter2@127.0.0.1:1/?{query}")
     system = PoolSystem.build("p", {"url": "env:POOL_URL"}, tmp_path)
     with pytest.raises(SystemUnavailable, match="cannot be parsed") as caught:
-        system.survey("rec")
+        system.survey(RECORD)
     assert "hunter2" not in str(caught.value)
     assert not system.check()[0].ok
 

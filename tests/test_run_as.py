@@ -18,6 +18,7 @@ from accounts import Accounts, accounts, processes
 from farm import Missing
 from test_local_system import Bench, _end
 from test_runner import FAR_SIDE, ROOT, old_pythons, records, talk
+from tokens import RECORD
 
 from jobmill.errors import ConfigError, StageFailed
 from jobmill.systems import identity, run_folder
@@ -50,7 +51,7 @@ class AsBench(Bench):
         super().__init__(spool, **options)
         self.users = users
 
-    def job(self, name: str, *argv: str, run: int = 1, record: str = "rec", **fields: Any) -> Submission:
+    def job(self, name: str, *argv: str, run: int = 1, record: str = RECORD, **fields: Any) -> Submission:
         return super().job(name, *argv, run=run, record=record, **{"user": self.users.ann, **fields})
 
     def refused(self, **fields: Any) -> str:
@@ -102,7 +103,7 @@ def test_a_job_is_its_users(bench: AsBench, users: Accounts) -> None:
     for path in (folder, folder / "run"):
         assert path.stat().st_uid == 0
     assert not (folder / "switch").exists()
-    assert bench.system.logs(bench.system.handle_for("rec:a:1"), "stdout", 0) == (folder / "stdout").read_bytes()
+    assert bench.system.logs(bench.system.handle_for(f"{RECORD}:a:1"), "stdout", 0) == (folder / "stdout").read_bytes()
 
 
 def test_exit_values_signals_and_usage_are_true(bench: AsBench) -> None:
@@ -254,7 +255,7 @@ def test_streams_are_opened_as_the_user(bench: AsBench, users: Accounts) -> None
     assert good.exit_value == 0, good
     assert (home / "o").read_text() == Path("/etc/hostname").read_text() + "e\n"
     assert (home / "o").stat().st_uid == users.uid(users.ann)
-    log = bench.system.logs(bench.system.handle_for("rec:good:1"), "stdout", 0)
+    log = bench.system.logs(bench.system.handle_for(f"{RECORD}:good:1"), "stdout", 0)
     assert log == (home / "o").read_bytes()  # read as that user, through the link that shows where it went
 
 
@@ -273,7 +274,7 @@ def test_a_job_cannot_forge_its_record(bench: AsBench, users: Accounts) -> None:
     assert (folder / "run").stat().st_uid == 0 and (folder / "run").stat().st_nlink == 1
     assert sorted(path.name for path in folder.parent.iterdir()) == ["run.1"]
     assert found.switch is not None and found.switch[2] == users.ann
-    assert (folder / "copy").read_text().startswith("jobmill 1 rec:a:1")
+    assert (folder / "copy").read_text().startswith(f"jobmill 1 {RECORD}:a:1")
 
 
 def test_links_that_a_job_leaves_lead_nobody_anywhere(bench: AsBench, users: Accounts) -> None:
@@ -284,7 +285,7 @@ def test_links_that_a_job_leaves_lead_nobody_anywhere(bench: AsBench, users: Acc
     text = f"rm stdout; for f in stdout error steps return.json; do ln -s {secret} $f; done; mkfifo fifo; exit 1"
     (end,) = bench.run(bench.sh("a", text))
     assert end.exit_value == 1 and end.message is None
-    handle = bench.system.handle_for("rec:a:1")
+    handle = bench.system.handle_for(f"{RECORD}:a:1")
     for name in ("stdout", "error", "steps", "return.json", "fifo"):
         try:
             assert bench.system.logs(handle, name, 0) == b"", name
@@ -292,7 +293,7 @@ def test_links_that_a_job_leaves_lead_nobody_anywhere(bench: AsBench, users: Acc
             assert name == "fifo", error
     bench.submit(bench.sh("b", f"ln -s {secret} steps; sleep 1"))
     bench.until(lambda: (bench.folder("b") / "steps").is_symlink())
-    look = next(iter(bench.system.status([bench.system.handle_for("rec:b:1")]).values()))
+    look = next(iter(bench.system.status([bench.system.handle_for(f"{RECORD}:b:1")]).values()))
     assert look.state is NativeState.RUNNING and look.progress is None
 
 
@@ -349,15 +350,15 @@ ESCAPES = (
 def test_a_kill_reaches_all_and_proves_it(bench: AsBench, users: Accounts) -> None:
     bench.submit(bench.sh("a", ESCAPES))
     bench.until(lambda: (bench.folder("a") / "up").exists())
-    handle = bench.system.handle_for("rec:a:1")
+    handle = bench.system.handle_for(f"{RECORD}:a:1")
     assert len(tree(users)) >= 4
     assert bench.system.kill([handle], force=False)[handle] is False  # it ignores TERM
     until = time.monotonic() + 10
     while not bench.system.kill([handle], force=True)[handle]:
         assert time.monotonic() < until
     assert tree(users) == []
-    bench.until(lambda: "rec:a:1" in bench.ends)
-    assert bench.ends["rec:a:1"].term_sig == 9
+    bench.until(lambda: f"{RECORD}:a:1" in bench.ends)
+    assert bench.ends[f"{RECORD}:a:1"].term_sig == 9
 
 
 def test_the_walltime_ends_all(users: Accounts) -> None:
@@ -378,7 +379,7 @@ def test_a_runner_that_is_killed_loses_no_end(bench: AsBench, users: Accounts) -
     bench.until(lambda: (bench.folder("a") / "up").exists())
     os.kill(bench.runner_pid(), signal.SIGKILL)
     bench.until(lambda: len(bench.ends) == 2)
-    assert bench.ends["rec:a:1"].exit_value == 4 and bench.ends["rec:b:1"].exit_value == 3
+    assert bench.ends[f"{RECORD}:a:1"].exit_value == 4 and bench.ends[f"{RECORD}:b:1"].exit_value == 3
 
 
 def test_inputs_are_read_and_written_as_the_user(bench: AsBench, users: Accounts) -> None:
@@ -433,10 +434,10 @@ def test_it_runs_from_a_zip_on_the_oldest_python_here(users: Accounts, python: s
     fields = [["/bin/sh", "-c", "id -un; exit 3"], None, {}, None, None, None, {}, 5, None, order]
     late = [["/bin/sh", "-c", "sleep 60 & sleep 60"], *fields[1:7], 0.5, None, order]
     commands = b"\nsync 0\nenv {}\nslots 2\n"
-    commands += b"launch rec:a:1 1 %s\n" % json.dumps(fields).encode()
-    commands += b"launch rec:b:1 1 %s\n" % json.dumps(late).encode()
+    commands += b"launch %s:a:1 1 %s\n" % (RECORD.encode(), json.dumps(fields).encode())
+    commands += b"launch %s:b:1 1 %s\n" % (RECORD.encode(), json.dumps(late).encode())
     ends = records(talk(python, str(archive), folder / "spool", commands, 2))
-    assert ends["rec:a:1"]["exit_value"] == 3 and ends["rec:b:1"]["reason"] == "timeout", ends
+    assert ends[f"{RECORD}:a:1"]["exit_value"] == 3 and ends[f"{RECORD}:b:1"]["reason"] == "timeout", ends
     assert (folder / "spool/jobs/a/run.1/stdout").read_text() == f"{users.ann}\n"
     assert tree(users) == []
 

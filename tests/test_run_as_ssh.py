@@ -16,6 +16,7 @@ from accounts import Accounts, accounts, processes
 from farm import Missing, Sshd, one_sshd
 from test_run_as import ESCAPES, SETPRIV, SUDO
 from test_ssh_system import Bench
+from tokens import RECORD
 
 from jobmill.errors import StageFailed
 from jobmill.systems.system import Launch, NativeState, Submission, Transfer
@@ -57,7 +58,7 @@ class AsBench(Bench):
         self.there, self.login = there, login
 
     def sh(self, name: str, text: str, **fields: Any) -> Submission:
-        token = f"rec.1:{name}:1"
+        token = f"{RECORD}.1:{name}:1"
         fields = {"user": self.there.users.ann, **fields}
         return Submission(token=token, job_id=name, run=1, argv=("/bin/sh", "-c", text), **fields)
 
@@ -103,10 +104,10 @@ def test_a_job_is_its_users(bench: AsBench) -> None:
     assert ends[1].term_sig == 11 and ends[2].exit_value == 0
     assert "below run_as_least_uid" in ends[3].message and "is root" in ends[4].message
     assert ends[3].reason == "submit_failed" and ends[5].reason == "start_failed"
-    handle = bench.system.handle_for("rec.1:a:1")
+    handle = bench.system.handle_for(f"{RECORD}.1:a:1")
     said = bench.system.logs(handle, "stdout", 0).decode().split("\n")
     assert said[:5] == [users.ann, str(users.folder / users.ann), str(bench.run_folder("a")), "1", "n"]
-    assert bench.system.logs(bench.system.handle_for("rec.1:c:1"), "stdout", 0).decode() == f"{users.bob}\n"
+    assert bench.system.logs(bench.system.handle_for(f"{RECORD}.1:c:1"), "stdout", 0).decode() == f"{users.bob}\n"
 
 
 def test_a_job_of_the_workers_own_user_is_refused(there: There, tmp_path: Path) -> None:
@@ -122,15 +123,15 @@ def test_a_kill_reaches_all_and_proves_it(bench: AsBench) -> None:
     users = bench.there.users
     bench.submit(bench.sh("k", ESCAPES))
     bench.until(lambda: (bench.run_folder("k") / "up").exists() if bench.starts else False)
-    handle = bench.system.handle_for("rec.1:k:1")
+    handle = bench.system.handle_for(f"{RECORD}.1:k:1")
     assert len(processes({users.uid(users.ann)})) >= 4
     assert bench.system.kill([handle], force=False)[handle] is False  # it ignores TERM
     until = time.monotonic() + 3
     while not bench.system.kill([handle], force=True)[handle]:
         assert time.monotonic() < until
     assert processes({users.uid(users.ann)}) == []
-    bench.until(lambda: "rec.1:k:1" in bench.ends)
-    assert bench.ends["rec.1:k:1"].term_sig == 9
+    bench.until(lambda: f"{RECORD}.1:k:1" in bench.ends)
+    assert bench.ends[f"{RECORD}.1:k:1"].term_sig == 9
 
 
 def test_the_walltime_ends_all(bench: AsBench) -> None:
@@ -151,11 +152,11 @@ def test_inputs_and_outputs_are_the_users(bench: AsBench, tmp_path: Path) -> Non
     text += f"ln -s {place}/secret s.out; ln -s {place}/open o.out"
     wanted = (Transfer(source=str(place / "open"), target="open"),)
     job = bench.system.stage_in(bench.sh("s", text, inputs=wanted), lambda _: None)
-    hidden = replace(job, token="rec.1:t:1", inputs=(Transfer(source=str(place / "secret"), target="x"),))
+    hidden = replace(job, token=f"{RECORD}.1:t:1", inputs=(Transfer(source=str(place / "secret"), target="x"),))
     with pytest.raises(StageFailed, match="Permission denied"):
         bench.system.stage_in(hidden, lambda _: None)
     with pytest.raises(StageFailed, match="leave workdir: out"):
-        bench.system.stage_in(replace(job, token="rec.1:u:1", workdir="/tmp"), lambda _: None)
+        bench.system.stage_in(replace(job, token=f"{RECORD}.1:u:1", workdir="/tmp"), lambda _: None)
     (end,) = bench.run(job)
     assert end.exit_value == 0, end
     assert (place / "open").read_text() == "open\n"
@@ -170,7 +171,7 @@ def test_inputs_and_outputs_are_the_users(bench: AsBench, tmp_path: Path) -> Non
     (end,) = bench.run(bench.sh("v", f"ln -s {place}/secret error; exit 1"))
     assert end.message is None
     with pytest.raises(StageFailed, match="Permission denied"):
-        bench.system.stage_out(bench.system.handle_for("rec.1:v:1"), tmp_path / "v", [], lambda _: None)
+        bench.system.stage_out(bench.system.handle_for(f"{RECORD}.1:v:1"), tmp_path / "v", [], lambda _: None)
     assert (tmp_path / "v" / "stdout").exists()  # what can be brought has come
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "run" and "secret" in p.read_text()]
 
@@ -180,11 +181,11 @@ def test_without_guard_and_runner_it_is_still_found_and_killed(bench: AsBench) -
     users = bench.there.users
     bench.submit(bench.sh("o", ESCAPES))
     bench.until(lambda: (bench.run_folder("o") / "up").exists() if bench.starts else False)
-    handle = bench.system.handle_for("rec.1:o:1")
+    handle = bench.system.handle_for(f"{RECORD}.1:o:1")
     stop(bench)
     look = bench.another().status([handle])[handle]
     assert look.state is NativeState.RUNNING and look.alive, look
-    assert bench.another().settle([Launch(token="rec.1:o:1", handle=handle)]) == {"rec.1:o:1": handle}
+    assert bench.another().settle([Launch(token=f"{RECORD}.1:o:1", handle=handle)]) == {f"{RECORD}.1:o:1": handle}
     until = time.monotonic() + 20
     while not bench.system.kill([handle], force=True)[handle]:
         assert time.monotonic() < until

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tokens import RECORD
 
 from jobmill.systems import child_wait, launch_token, process_tree, run_folder, slot_table, spawn, watch
 from jobmill.systems.guard import BOOTSTRAP
@@ -78,7 +79,7 @@ def talk(python: str, root: str, spool: Path, commands: bytes, ends: int) -> lis
 
 def launch(name: str, argv: Sequence[str], cpus: int = 1, walltime: float | None = None) -> bytes:
     fields = [argv, None, {"X": "ü"}, None, None, None, {"note": "n"}, walltime]
-    return b"launch rec:%s:1 %d %s\n" % (name.encode(), cpus, json.dumps(fields).encode())
+    return b"launch %s:%s:1 %d %s\n" % (RECORD.encode(), name.encode(), cpus, json.dumps(fields).encode())
 
 
 def records(events: Sequence[str]) -> dict[str, dict[str, object]]:
@@ -106,10 +107,10 @@ def check_conversation(events: Sequence[str], spool: Path) -> None:
     ends = records(events)
     assert events[0].startswith("ready 0 ")
     assert not [line for line in events if line.startswith("bad")]
-    assert ends["rec:ok:1"]["exit_value"] == 0 and ends["rec:seven:1"]["exit_value"] == 7
-    assert ends["rec:signal:1"]["term_sig"] == 11
-    assert ends["rec:none:1"]["exit_value"] == 127 and ends["rec:denied:1"]["exit_value"] == 126
-    assert (ends["rec:slow:1"]["reason"], ends["rec:slow:1"]["term_sig"]) == ("timeout", 9)
+    assert ends[f"{RECORD}:ok:1"]["exit_value"] == 0 and ends[f"{RECORD}:seven:1"]["exit_value"] == 7
+    assert ends[f"{RECORD}:signal:1"]["term_sig"] == 11
+    assert ends[f"{RECORD}:none:1"]["exit_value"] == 127 and ends[f"{RECORD}:denied:1"]["exit_value"] == 126
+    assert (ends[f"{RECORD}:slow:1"]["reason"], ends[f"{RECORD}:slow:1"]["term_sig"]) == ("timeout", 9)
     assert (spool / "jobs/words/run.1/stdout").read_bytes() == "é|a b||".encode() + b"\xff|"
     assert (spool / "jobs/ok/run.1/note").read_text() == "n"
     assert not (spool / "jobs/never").exists()
@@ -158,7 +159,7 @@ def test_words_that_are_wrong_are_told_and_skipped(tmp_path: Path) -> None:
     )
     events = talk(sys.executable, str(ROOT), tmp_path, commands, 1)
     assert sum(line.startswith("bad ") for line in events) == 7
-    assert records(events)["rec:ok:1"]["exit_value"] == 0
+    assert records(events)[f"{RECORD}:ok:1"]["exit_value"] == 0
     assert [path.name for path in (tmp_path / "jobs").iterdir()] == ["ok"]
 
 
@@ -181,10 +182,10 @@ def test_end_of_input_drops_the_line_and_waits_for_what_runs(tmp_path: Path) -> 
 
 def test_a_line_of_an_event_is_always_atomic() -> None:
     record = json.dumps({"exit_status": "finished_regularly", "exit_value": 1, "message": "\x01é" * 2048})
-    line = watch.end_event("rec:a:1", record)
+    line = watch.end_event(f"{RECORD}:a:1", record)
     assert len(line) <= select.PIPE_BUF and line.endswith(b"\n") and line.count(b"\n") == 1
     assert json.loads(line.split(b" ", 2)[2])["message"].endswith("[cut]")
-    assert watch.end_event("rec:a:1", '{"a":1}') == b'end rec:a:1 {"a":1}\n'
+    assert watch.end_event(f"{RECORD}:a:1", '{"a":1}') == f'end {RECORD}:a:1 {{"a":1}}\n'.encode()
 
 
 def test_a_look_at_a_dead_child_leaves_it() -> None:
@@ -252,10 +253,10 @@ def test_run_file_survives_every_cut(tmp_path: Path) -> None:
 
 
 def test_tokens() -> None:
-    assert launch_token.split("rec.17:a.b-1:3") == ("rec.17", "a.b-1", 3)
-    assert launch_token.split("rec:a:1") == ("rec", "a", 1)  # of before lives were told apart
-    assert run_folder.folder_of(b"/s", "rec:a:3") == b"/s/jobs/a/run.3"
-    for bad in ("a:1", "rec::1", "rec:..:1", "rec:a/b:1", "rec:a b:1", "rec:a:x"):
+    assert launch_token.split(f"{RECORD}.17:a.b-1:3") == (f"{RECORD}.17", "a.b-1", 3)
+    assert launch_token.split(f"{RECORD}:a:1") == (RECORD, "a", 1)  # of before lives were told apart
+    assert run_folder.folder_of(b"/s", f"{RECORD}:a:3") == b"/s/jobs/a/run.3"
+    for bad in ("a:1", f"{RECORD}::1", f"{RECORD}:..:1", f"{RECORD}:a/b:1", f"{RECORD}:a b:1", f"{RECORD}:a:x"):
         with pytest.raises(ValueError):
             launch_token.split(bad)
 
@@ -311,17 +312,17 @@ class Script(guard.Guard):
         self.runner = os.fork()
         if self.runner:
             return
-        folder = run_folder.folder_of(spool, "rec:a:1")
+        folder = run_folder.folder_of(spool, "{RECORD}:a:1")
         os.makedirs(folder)
         marker = run_folder.take(folder)
-        slot_table.write(self.table[1], 0, "rec:a:1", 0, 0, 1, time.monotonic(), time.time(), 0)
-        run_folder.write(marker, run_folder.header("rec:a:1", name))
+        slot_table.write(self.table[1], 0, "{RECORD}:a:1", 0, 0, 1, time.monotonic(), time.time(), 0)
+        run_folder.write(marker, run_folder.header("{RECORD}:a:1", name))
         if moment != "before the spawn":
             from jobmill.systems import spawn
             opens = [(0, b"/dev/null", spawn.READ), (1, folder + b"/stdout", spawn.APPEND)]
             nap = b"0.3" if moment == "after the spawn" else b"0"
             argv = [b"/bin/sh", b"-c", b"sleep " + nap + b"; exit 9"]
-            spawn.start(argv, {{b"JOBMILL_TOKEN": b"rec:a:1", b"PATH": b"/usr/bin:/bin"}}, b"/", opens)
+            spawn.start(argv, {{b"JOBMILL_TOKEN": b"{RECORD}:a:1", b"PATH": b"/usr/bin:/bin"}}, b"/", opens)
         if moment == "after its end":
             while child_wait.peek() is None:
                 time.sleep(0.01)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from farm import Sshd, one_sshd
+from tokens import RECORD
 
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import End, Launch, NativeState, Start, Submission, Transfer
@@ -40,7 +41,7 @@ def build(made: list[SshSystem], sshd: Sshd, tmp_path: Path, **options: Any) -> 
 
 
 def job(name: str, text: str, **fields: Any) -> Submission:
-    return Submission(token=f"rec.1:{name}:1", job_id=name, run=1, argv=("/bin/sh", "-c", text), **fields)
+    return Submission(token=f"{RECORD}.1:{name}:1", job_id=name, run=1, argv=("/bin/sh", "-c", text), **fields)
 
 
 def until(system: SshSystem, what: type[Any], count: int = 1, seconds: float = 30.0) -> list[Any]:
@@ -62,7 +63,7 @@ def test_nobody_else_reads_what_jobs_are_given_and_leave(sshd: Sshd, made: list[
         one = system.stage_in(job("one", "true", inputs=[transfer]), lambda _: None)
         far = tmp_path / "far"
         places = [far, *(it for it in far.glob("*")), *far.glob("spool/*"), *far.glob("spool/*/*")]
-        assert {it.name for it in places} >= {"far", "lib", "spool", "rec", "jobs", "stage", "guards"}
+        assert {it.name for it in places} >= {"far", "lib", "spool", RECORD, "jobs", "stage", "guards"}
         for place in places:
             assert stat.S_IMODE(place.stat().st_mode) in (0o700, 0o600), place
         system.submit([one])

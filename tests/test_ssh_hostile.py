@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from far_side import far_side
 from farm import Sshd, one_sshd
+from tokens import RECORD
 
 from jobmill.errors import JobmillError, StageFailed, SystemUnavailable
 from jobmill.systems import far_words
@@ -22,8 +23,8 @@ from jobmill.systems.system import End, ExitInfo, Launch, Start, Submission
 
 pytestmark = pytest.mark.timeout(120)
 
-TOKEN = "rec.1:job:1"
-RECORD = '{"exit_status":"finished_regularly","exit_value":0}'
+TOKEN = f"{RECORD}.1:job:1"
+ENDED = '{"exit_status":"finished_regularly","exit_value":0}'
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def hostile(sshd: Sshd, tmp_path: Path) -> Iterator[Callable[[str], SshSystem]]:
 
 
 def job(name: str = "job", **fields: Any) -> Submission:
-    return Submission(token=f"rec.1:{name}:1", job_id=name, run=1, argv=("/bin/true",), **fields)
+    return Submission(token=f"{RECORD}.1:{name}:1", job_id=name, run=1, argv=("/bin/true",), **fields)
 
 
 def notices(system: SshSystem, seconds: float, *, most: int = 1000) -> list[Any]:
@@ -134,19 +135,20 @@ def test_a_login_that_prints_without_end_fills_no_memory(hostile: Callable[[str]
 @pytest.mark.parametrize(
     "event",
     [
-        "start rec.1:job:1 x",
-        "start rec.1:job:1",
+        "start TOKEN x",
+        "start TOKEN",
         "restarted x",
         "restarted",
         "end",
         "ready x y",
         "bad " + "x" * 5000,
         "\udcff\udcfe",
-        "start rec.1:job:1 " + "9" * 5000,
+        "start TOKEN " + "9" * 5000,
         "x" * (3 << 20),
     ],
 )
 def test_nonsense_for_events_stops_nobody(hostile: Callable[[str], SshSystem], event: str) -> None:
+    event = event.replace("TOKEN", TOKEN)
     says = f"ready()\nfor word, token in commands():\n  if word == 'launch': say({event + chr(10)!r})\n"
     system = hostile(says if "\udcff" not in event else says.replace("say(", "say(b'\\xff\\xfe\\n' or "))
     system.submit([job()])
@@ -156,8 +158,8 @@ def test_nonsense_for_events_stops_nobody(hostile: Callable[[str], SshSystem], e
 @pytest.mark.parametrize(
     "record",
     [
-        RECORD + ',"id":"victim","run":1,"exit":' + RECORD,
-        RECORD[:-1] + "},",
+        ENDED + ',"id":"victim","run":1,"exit":' + ENDED,
+        ENDED[:-1] + "},",
         "{}",
         "[]",
         "x",
@@ -185,7 +187,7 @@ def test_a_record_ends_its_own_launch_and_says_that_it_cannot_be_read(
 
 def test_ends_of_launches_that_it_was_not_given_are_void(hostile: Callable[[str], SshSystem]) -> None:
     system = hostile(
-        f"ready()\nfor word, token in commands(): say('end rec.1:other:1 {RECORD}\\nunwatched rec.1:o:1\\n')"
+        f"ready()\nfor word, token in commands(): say('end {RECORD}.1:other:1 {ENDED}\\nunwatched {RECORD}.1:o:1\\n')"
     )
     system.submit([job()])
     assert notices(system, 1.5) == []
@@ -234,14 +236,14 @@ def test_links_that_lead_out_stay_away(sshd: Sshd, tmp_path: Path) -> None:
     try:
         made = "mkdir out; cd out; ln -s . p; echo x > real; ln -s real near; "
         for name, link in (("up", "ln -s p/p/p/../../.. z"), ("near", "true")):
-            one = Submission(token=f"rec.1:{name}:1", job_id=name, run=1, argv=("/bin/sh", "-c", made + link))
+            one = Submission(token=f"{RECORD}.1:{name}:1", job_id=name, run=1, argv=("/bin/sh", "-c", made + link))
             system.submit([one])
             assert any(isinstance(it, End) for it in notices(system, 20, most=2))
         home = tmp_path / "home"
         with pytest.raises(StageFailed, match="z is a link that leads to"):
-            system.stage_out(system.handle_for("rec.1:up:1"), home / "a", ["out"], lambda _: None)
+            system.stage_out(system.handle_for(f"{RECORD}.1:up:1"), home / "a", ["out"], lambda _: None)
         assert not os.path.lexists(home / "a" / "outputs" / "out" / "z")
-        handle = system.handle_for("rec.1:near:1")
+        handle = system.handle_for(f"{RECORD}.1:near:1")
         assert system.stage_out(handle, home / "b", ["out"], lambda _: None) == []
         assert (home / "b/outputs/out/near").read_text() == "x\n"
         (far,) = (tmp_path / "far").rglob("near/run.1/out")

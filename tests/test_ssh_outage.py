@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from far_side import far_side
 from farm import Sshd, one_sshd
+from tokens import RECORD
 
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import End, Launch, NativeState, Settled, Start, Submission, Transfer
@@ -47,7 +48,7 @@ def build(made: list[SshSystem], folder: Path, **hosts: dict[str, Any]) -> SshSy
 
 
 def job(name: str, text: str, **fields: Any) -> Submission:
-    return Submission(token=f"rec.1:{name}:1", job_id=name, run=1, argv=("/bin/sh", "-c", text), **fields)
+    return Submission(token=f"{RECORD}.1:{name}:1", job_id=name, run=1, argv=("/bin/sh", "-c", text), **fields)
 
 
 def until(system: SshSystem, what: type[Any], seconds: float = 20.0) -> Any:
@@ -73,7 +74,7 @@ def test_a_host_that_does_not_answer_costs_the_others_nothing(
     assert fetcher.status([handle])[handle].state is NativeState.RUNNING  # though the first one is still dialled
     began = time.monotonic()
     for _ in range(5):
-        assert fetcher.status([handle, system.handle_for("rec.1:none:1")])[handle].state is NativeState.RUNNING
+        assert fetcher.status([handle, system.handle_for(f"{RECORD}.1:none:1")])[handle].state is NativeState.RUNNING
     assert time.monotonic() - began < 5  # not five times the patience of a question
     assert system.kill([handle], force=True) == {handle: True}
 
@@ -92,7 +93,7 @@ for q in questions():
 """,
     )
     system = build(made, tmp_path, slow=sshd.options(python=slow))
-    handle = system.handle_for("rec.1:a:1")
+    handle = system.handle_for(f"{RECORD}.1:a:1")
     seen, end = 0, time.monotonic() + 25
     while not seen and time.monotonic() < end:
         try:

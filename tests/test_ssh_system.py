@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from farm import Farm, Missing, Sshd, need_namespaces, one_sshd, three_hosts
 from slow_line import slow_line
+from tokens import RECORD
 
 from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.systems import process_tree
@@ -69,7 +70,7 @@ class Bench:
         """Return a job that notes each start in a file."""
         count = f"echo x >> {self.folder}/count.{name}; {text}"
         number = int("".join(c for c in name if c.isdigit()) or 0) + 1
-        token = f"rec.{number}:{name}:1"
+        token = f"{RECORD}.{number}:{name}:1"
         return Submission(token=token, job_id=name, run=1, argv=("/bin/sh", "-c", count), **fields)
 
     def submit(self, *jobs: Submission) -> list[str]:
@@ -122,7 +123,7 @@ class Bench:
             system.close()
         for pid in process_tree.table():
             environment = process_tree._read(f"/proc/{pid}/environ")
-            if b"JOBMILL_TOKEN=rec." in environment and str(self.folder).encode() in environment:
+            if f"JOBMILL_TOKEN={RECORD}.".encode() in environment and str(self.folder).encode() in environment:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
 
@@ -164,7 +165,7 @@ def test_500_jobs_over_one_connection_a_host(bench: Callable[..., Bench], farm: 
     assert {it.started(f"j{n}") for n in range(500)} == {1}
     assert set(Counter(it.starts.values())) == {"h1", "h2", "h3"}
     other = it.another()
-    handles = [it.system.handle_for(f"rec.{n + 1}:j{n}:1") for n in range(250)]
+    handles = [it.system.handle_for(f"{RECORD}.{n + 1}:j{n}:1") for n in range(250)]
     assert {look.state for look in other.status(handles).values()} == {NativeState.ENDED}
     assert [other.exit_info(handles)[handle].exit_value for handle in handles] == [n % 7 for n in range(250)]
     other.close()
@@ -286,7 +287,7 @@ def test_a_changed_host_key_is_told_and_nothing_is_sent(tmp_path: Path) -> None:
         host.change_host_key()
         host.start()
         system = SshSystem.build("lab", host.options(folder=str(tmp_path / "far")), tmp_path / "spool")
-        job = Submission(token="rec.1:a:1", job_id="a", run=1, argv=("/bin/true",))
+        job = Submission(token=f"{RECORD}.1:a:1", job_id="a", run=1, argv=("/bin/true",))
         with pytest.raises(SystemUnavailable, match="key") as told:
             until = time.monotonic() + 20
             while time.monotonic() < until:
@@ -307,7 +308,7 @@ def test_words_of_a_login_are_left_out(tmp_path: Path) -> None:
         system = SshSystem.build("lab", host.options(folder=str(tmp_path / "far")), tmp_path / "spool")
         checks = system.check()
         assert all(check.ok for check in checks), checks
-        (handle,) = system.submit([Submission(token="rec.1:a:1", job_id="a", run=1, argv=("/bin/echo", "out"))])
+        (handle,) = system.submit([Submission(token=f"{RECORD}.1:a:1", job_id="a", run=1, argv=("/bin/echo", "out"))])
         until = time.monotonic() + 20
         while not system.exit_info([str(handle)]):
             assert time.monotonic() < until
@@ -344,7 +345,7 @@ def test_a_full_disk_there_gives_launches_back(tmp_path: Path) -> None:
             (info,) = it.run(it.sh("j1", "true"))
             assert info.reason == "no_spool" and "No space left" in (info.message or "")
             (disk / "ballast").unlink()
-            del it.ends["rec.2:j1:1"]
+            del it.ends[f"{RECORD}.2:j1:1"]
             (info,) = it.run(it.sh("j1", "true"))
             assert info.regular and it.started("j1") == 1
     finally:
@@ -453,7 +454,7 @@ def test_an_absent_host_is_told_with_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(SystemUnavailable, match=r"127\.0\.0\.1"):
         until = time.monotonic() + 20
         while time.monotonic() < until:
-            system.submit([Submission(token="rec.1:a:1", job_id="a", run=1, argv=("/bin/true",))])
+            system.submit([Submission(token=f"{RECORD}.1:a:1", job_id="a", run=1, argv=("/bin/true",))])
             time.sleep(0.1)
             system.ends()
     system.close()

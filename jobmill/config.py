@@ -62,6 +62,12 @@ class RouteConfig:
     name: str
     rules: tuple[str | Mapping[str, Any], ...] = ()  # "name" or {name: parameters}
     systems: tuple[str, ...] = ()
+    run_as: Mapping[str, Any] = field(default_factory=dict)  # as whom they run: run_as and what belongs to it
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """It as the rules read it."""
+        return {"name": self.name, "rules": list(self.rules), "system": list(self.systems), **self.run_as}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +102,11 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
     source: Path | None = None  # the file; None: defaults only
     digest: str = ""  # 12 hex digits of what workers must agree on; not the server, folders, log
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """System -> its kind."""
+        return {name: system.kind for name, system in self.systems.items()}
 
     def to_yaml(self) -> str:
         """Return the configuration in force as a file that `load` reads, with passwords masked."""

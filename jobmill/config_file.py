@@ -198,6 +198,8 @@ def _routes(reader: _Reader, values: Mapping[str, Any], systems: Mapping[str, Sy
     if not isinstance(given, list):
         reader.wrong(("routes",), "must be a list of {name, rules, system}; the first route that allows a job wins")
         return ()
+    from jobmill.systems.run_as import OPTIONS
+
     routes: list[RouteConfig] = []
     for number, raw in enumerate(given):
         path: KeyPath = ("routes", number)
@@ -206,7 +208,7 @@ def _routes(reader: _Reader, values: Mapping[str, Any], systems: Mapping[str, Sy
             if isinstance(raw, Mapping) or raw is None:
                 reader.wrong(path, "is empty; give name, rules and system")
             continue
-        reader.known(route, path, ("name", "rules", "system"))
+        reader.known(route, path, ("name", "rules", "system", *OPTIONS))
         name = reader.take(route, "name", path, _text, f"route-{number + 1}")
         if name in [known.name for known in routes]:
             reader.wrong((*path, "name"), f"{name!r} is the name of an earlier route; use another")
@@ -220,7 +222,8 @@ def _routes(reader: _Reader, values: Mapping[str, Any], systems: Mapping[str, Sy
                 reader.wrong((*path, "system"), f"there is no system {_shown(target)}{hint}")
         none: tuple[str | Mapping[str, Any], ...] = ()
         rules = reader.take(route, "rules", path, _rules, none)
-        routes.append(RouteConfig(name=name, rules=rules, systems=tuple(map(str, targets))))
+        acting = {key: route[key] for key in OPTIONS if route.get(key) is not None}
+        routes.append(RouteConfig(name=name, rules=rules, systems=tuple(map(str, targets)), run_as=acting))
     return tuple(routes)
 
 
@@ -322,9 +325,7 @@ def written(config: Config) -> str:
             }
             for name, system in config.systems.items()
         },
-        "routes": [
-            {"name": route.name, "rules": list(route.rules), "system": list(route.systems)} for route in config.routes
-        ],
+        "routes": [route.entry for route in config.routes],
         "capacities": dict(config.capacities),
         "limits": {
             "document": f"{limits.document}B",

@@ -80,7 +80,7 @@ systems:
   far: {kind: local, slots: 4, lane: east}
 routes:
   - {name: big, rules: [known, {user_is: ann}], system: bird}
-  - {rules: known, system: [far, local]}
+  - {rules: known, system: [far, local], run_as: [sudo, -u, "{user}", --], run_as_least_uid: 500}
 capacities: {LocalJobs: 8, "User:ann": 4, "Queue:long": 0}
 limits: {document: 1M, lease: 1m, keep_ended: 1-00}
 log: {level: debug, json: true}

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobmill.errors import ConfigError
+from jobmill.errors import ConfigError, PermanentError
 from jobmill.jobs.spec import JobSpec
 from jobmill.rules import rule as rules
+from jobmill.rules.acting import Acting
 from jobmill.rules.dispatcher import Choice, Dispatcher
-from jobmill.rules.route import Route
+from jobmill.rules.route import Route, parse_routes
 from jobmill.rules.rule import Rule, known_rules, rule_function
 from jobmill.systems.plugins import Plugins
 
@@ -283,3 +284,23 @@ def test_the_winner_is_always_the_first_that_agrees(users: list[str], limits: li
     assert (choice.system is None) == (expected is None)
     before = len(routes) if expected is None else int(expected[1:])
     assert all(any(r.startswith(f"route r{n}: ") for r in choice.refusals) for n in range(before))
+
+
+def test_a_route_says_as_whom_only_what_its_system_can_keep() -> None:
+    sudo = ["sudo", "-u", "{user}", "--"]
+    entries = [
+        {"name": "ann", "rules": [{"user_is": "ann"}], "system": "here", "run_as": sudo, "run_as_users": ["ann"]},
+        {"name": "rest", "rules": [{"queue_is": "service"}], "systems": ["here", "there"]},
+    ]
+    routes = parse_routes(entries, {"here": "local", "there": "fake"})
+    acting = Acting(routes)
+    assert routes[0].run_as is not None and routes[0].run_as.template == tuple(sudo)
+    assert acting.run_as(job(user="ann"), "here") is routes[0].run_as
+    assert acting.run_as(job(user="bob", queue="service"), "here") is None
+    assert acting.run_as(job(user="bob"), "there") is None  # no route there says run_as: its rules do not bind
+    with pytest.raises(PermanentError, match=r"none of them allows this one: route ann: .*; route rest: "):
+        acting.run_as(job(user="bob"), "here")
+    with pytest.raises(ConfigError, match=r"routes: ann.run_as: jobs of system 'here' \(kind fake\) cannot run as"):
+        parse_routes(entries, {"here": "fake", "there": "fake"})
+    with pytest.raises(ConfigError, match=r"routes: ann.run_as_users: there is no run_as beside it"):
+        parse_routes([{**entries[0], "run_as": None}], {"here": "local"})

@@ -152,3 +152,69 @@ def test_a_cancel_ends_all_of_it(pipeline: Pipeline, users: Accounts) -> None:
     row = pipeline.client.wait(job, timeout=60)
     assert str(row.state) == "cancelled", row.exit
     assert processes({users.uid(users.ann)}) == []
+
+
+def test_a_route_says_as_whom_its_jobs_run(users: Accounts) -> None:
+    """Also for who named the system; and what no route to it allows never runs as the workers' user."""
+    folder = users.folder / f"p{time.monotonic_ns()}"
+    folder.mkdir(0o755)
+    with one_sshd(folder / "sshd") as host:
+        (folder / "far").mkdir()
+        os.chown(folder / "far", users.uid(users.work), -1)
+        login = host.options(user=users.work, folder=str(folder / "far"))
+        anns = {"run_as": SETPRIV, "run_as_users": [users.ann]}
+        config = {
+            "systems": {
+                "here": {"kind": "local", "slots": 3},
+                "there": {"kind": "ssh", "slots": 3, **login},
+                "plain": {"kind": "local", "slots": 2},
+            },
+            "routes": [
+                {"name": "own", "rules": [{"project_is": "own"}], "system": "here", **anns},
+                {"name": "farm", "rules": [{"project_is": "farm"}], "system": "here"},
+                {"name": "far", "rules": [{"project_is": "far"}], "system": "there", "run_as": SUDO},
+                {"name": "rest", "rules": [{"project_is": "plain"}], "system": "plain"},
+            ],
+            "spool": str(folder / "spool"),
+        }
+        pipeline = Pipeline(folder / "p", config=json.dumps(config))
+        try:
+            pipeline.start()
+            job: dict[str, Any] = {"user": users.ann, "command": "id -un"}
+            rows = ended(
+                pipeline,
+                {"id": "own", "project": "own", **job},
+                {"id": "named", "project": "own", "system": "here", **job},
+                {"id": "steps", "project": "own", "steps": [{"name": "one", "command": "id -un"}], **drop(job)},
+                {"id": "bobs", "project": "own", **job, "user": users.bob},
+                {"id": "env", "project": "own", "inherit_env": True, **job},
+                {"id": "farm", "project": "farm", **job},
+                {"id": "sneaks", "system": "here", **job},
+                {"id": "far", "project": "far", **job},
+                {"id": "far-sneaks", "system": "there", **job},
+                {"id": "plain", "system": "plain", **job},
+            )
+            root, done = "root", [row for row in rows if str(row.state) == "done"]
+            said = {it.id: pipeline.client.log(it, "one.log" if it.id == "steps" else "stdout") for it in done}
+            assert {id_: text.decode().strip() for id_, text in said.items()} == {
+                "own": users.ann,
+                "named": users.ann,
+                "steps": users.ann,
+                "farm": root,
+                "far": users.ann,
+                "plain": root,
+            }, rows
+            why = {row.id: (row.exit["reason"], row.exit["message"]) for row in rows if str(row.state) != "done"}
+            assert set(why) == {"bobs", "env", "sneaks", "far-sneaks"}
+            assert {reason for reason, _ in why.values()} == {"submit_failed"}
+            assert "not among run_as_users" in why["bobs"][1] and "inherit_env" in why["env"][1]
+            for name in ("sneaks", "far-sneaks"):
+                assert "none of them allows this one: route" in why[name][1] and "project" in why[name][1]
+            pipeline.until(lambda: not violations(pipeline.client.record.client, at_rest=True))
+        finally:
+            pipeline.stop()
+
+
+def drop(job: dict[str, Any]) -> dict[str, Any]:
+    """Return it without its command."""
+    return {key: value for key, value in job.items() if key != "command"}

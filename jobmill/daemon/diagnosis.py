@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from jobmill.config import Config
 from jobmill.daemon.address import address
@@ -13,6 +14,7 @@ from jobmill.ledger import dead, endpoint, listing, membership
 from jobmill.ledger.membership import ROLES, living
 from jobmill.ledger.record import Record
 from jobmill.ledger.server_facts import UNREAD, WANTED, server_kind, settings
+from jobmill.rules.route import parse_routes
 from jobmill.systems.registry import system_class
 from jobmill.systems.system import Check, ExecutionSystem
 
@@ -59,7 +61,7 @@ def check_system(config: Config, name: str) -> Sequence[Check]:
     try:
         system = built(config, name)
         try:
-            checks = system.check()
+            checks = [*system.check(), *_route_checks(config, system)]
         finally:
             system.close()
     except SystemUnavailable as error:
@@ -68,6 +70,15 @@ def check_system(config: Config, name: str) -> Sequence[Check]:
     except (JobmillError, OSError) as error:
         return [Check(name=f"{name}: kind", ok=False, detail=str(error), fix="correct systems: in jobmill.yaml")]
     return [Check(name=f"{name}: {c.name}", ok=c.ok, detail=c.detail, fix=c.fix) for c in checks]
+
+
+def _route_checks(config: Config, system: ExecutionSystem) -> list[Check]:
+    """Try the `run_as` of each route that leads to a system of this machine."""
+    if not (system.one_host and system.runs_as_users):
+        return []
+    routes = parse_routes([it.entry for it in config.routes], config.kinds)
+    acting = {it.name: it.run_as for it in routes if it.run_as is not None and system.name in it.systems}
+    return [replace(it.check(config.spool), name=f"run_as of route {name}") for name, it in acting.items()]
 
 
 def built(config: Config, name: str) -> ExecutionSystem:

@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobmill.errors import PermanentError, SystemRefused, SystemUnavailable
 from jobmill.jobs.spec import JobSpec
@@ -28,6 +28,9 @@ from jobmill.systems.system import (
     Token,
     Transfer,
 )
+
+if TYPE_CHECKING:
+    from jobmill.systems.run_as import RunAs
 
 STEPPER = str(Path(__file__).with_name("stepper.py"))
 RETURN_FILE = "return.json"  # in the run folder; the job finds its path in $JOBMILL_RETURN_FILE
@@ -61,6 +64,7 @@ class Job:
         self.system = system
         self.token: Token = f"{record}:{job_id}:{run}"
         self.folder = f"{spool}/jobs/{job_id}/run.{run}"  # the run folder
+        self.run_as: RunAs | None = None  # as whom by its route; may be set before `prepare`
         self.handle: Handle | None = None  # once submitted; may be set to bind to a launch that exists
         self._exit: ExitInfo | None = None
 
@@ -103,9 +107,15 @@ class Job:
             queue=spec.queue,
             account=spec.account,
             user=spec.user,
+            run_as=self.run_as,
             inputs=self.inputs() if spec.inputs else (),
             container=self.container(),
         )
+
+    @property
+    def changes_user(self) -> bool:
+        """True where it runs as its user, by its route or by its system, and not as who launches it."""
+        return self.run_as is not None or getattr(self.system, "run_as", None) is not None
 
     def workdir(self) -> str | None:
         """Return where it runs, as its host knows it; None: in its run folder."""
@@ -136,10 +146,10 @@ class Job:
         spec = self.spec
         found: dict[str, str] = {}
         if spec.inherit_env:
-            if getattr(self.system, "run_as", None) is not None:
+            if self.changes_user:
                 raise PermanentError(
                     f"job {self.job_id}: inherit_env would give variables of the starter's user to another one, as "
-                    f"whom jobs run on system '{self.system.name}' (run_as); take it out, and use env:"
+                    f"whom it runs on system '{self.system.name}' (run_as); take it out, and use env:"
                 )
             found = inherited(spec.inherit_env)
         if spec.params:

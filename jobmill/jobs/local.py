@@ -19,7 +19,7 @@ class LocalJob(Job):
     def argv(self) -> tuple[str, ...]:
         """Return the words to execute; the stepper of a job that runs as its user needs a Python that user may use."""
         words = super().argv()
-        if self.spec.steps and getattr(self.system, "run_as", None) is not None:
+        if self.spec.steps and self.changes_user:
             return (python_of_all(), *words[1:])
         return words
 
@@ -28,6 +28,6 @@ class LocalJob(Job):
 
         Where jobs run as their users, it is that user's: the runner fills it in.
         """
-        if path.startswith("~") and getattr(self.system, "run_as", None) is not None:
+        if path.startswith("~") and self.changes_user:
             return path
         return super().absolute(os.path.expanduser(path) if path.startswith("~") else path, base)  # noqa: PTH111

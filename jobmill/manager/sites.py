@@ -9,7 +9,7 @@ from jobmill.config import Config
 from jobmill.ledger import capacity
 from jobmill.ledger.record import Record
 from jobmill.rules.dispatcher import Dispatcher
-from jobmill.rules.route import Route
+from jobmill.rules.route import parse_routes
 from jobmill.systems import registry
 from jobmill.systems.system import ExecutionSystem
 
@@ -32,12 +32,8 @@ class Sites:
 
     def dispatcher(self) -> Dispatcher:
         """Return the routes of the configuration; raise ConfigError for a rule or system that nobody knows."""
-        kinds = {name: system.kind for name, system in self._config.systems.items()}
-        routes = [
-            Route.parse({"name": r.name, "rules": list(r.rules), "systems": list(r.systems)}, f"routes: {r.name}")
-            for r in self._config.routes
-        ]
-        return Dispatcher(systems=kinds, routes=routes)
+        kinds = self._config.kinds
+        return Dispatcher(systems=kinds, routes=parse_routes([it.entry for it in self._config.routes], kinds))
 
     def apply(self, record: Record) -> None:
         """Write limits (where the file changed its mind), lanes and copies."""

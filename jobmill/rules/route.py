@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from jobmill.errors import ConfigError, nearest
 from jobmill.jobs.spec import JobSpec
 from jobmill.rules.rule import Rule
+from jobmill.systems.registry import system_class
+from jobmill.systems.run_as import OPTIONS, RunAs
 
-KEYS = ("name", "rules", "system", "systems")
+KEYS = ("name", "rules", "system", "systems", *OPTIONS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +22,7 @@ class Route:
     name: str
     systems: tuple[str, ...]  # names, best first
     rules: tuple[Rule, ...] = ()  # none: every job may take it
+    run_as: RunAs | None = None  # None: its jobs run as whom the system says
 
     def refusals(self, job: JobSpec) -> list[str]:
         """Return the reasons of every rule that says no; empty: the route allows the job."""
@@ -46,4 +49,22 @@ class Route:
             raise ConfigError(f"{where}: `rules` must be a list")
         name = str(entry.get("name") or "-".join(systems))
         parsed = tuple(Rule.parse(rule, f"{where}.rules[{number}]") for number, rule in enumerate(rules))
-        return cls(name=name, systems=tuple(systems), rules=parsed)
+        return cls(name=name, systems=tuple(systems), rules=parsed, run_as=RunAs.of(entry, where))
+
+
+def parse_routes(entries: Iterable[Mapping[str, Any]], kinds: Mapping[str, str]) -> tuple[Route, ...]:
+    """Read ``routes:`` of a configuration whose systems are of these ``kinds``.
+
+    Raises ConfigError for a rule that nobody knows, and for a `run_as` that one of the systems cannot keep.
+    """
+    found = []
+    for entry in entries:
+        where = f"routes: {entry['name']}"
+        found.append(route := Route.parse(entry, where))
+        for name in route.systems if route.run_as is not None else ():
+            if name in kinds and not system_class(kinds[name]).runs_as_users:
+                raise ConfigError(
+                    f"{where}.run_as: jobs of system '{name}' (kind {kinds[name]}) cannot run as their users; those of "
+                    "kind local and ssh can"
+                )
+    return tuple(found)

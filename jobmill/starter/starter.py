@@ -19,6 +19,8 @@ from jobmill.ledger.keys import lane_suffix
 from jobmill.ledger.membership import Membership
 from jobmill.ledger.poll import Seen
 from jobmill.ledger.record import BATCH, Record, batches
+from jobmill.rules.acting import Acting
+from jobmill.rules.route import parse_routes
 from jobmill.starter.bench import Bench
 from jobmill.starter.flight import Flight
 from jobmill.starter.granted import Granted
@@ -63,6 +65,7 @@ class Starter(Work):
         self.lease = config.limits.lease
         self._queue = "Granted_Queue" + lane_suffix(lane)
         self._bench = Bench(record, config, lane)
+        self._acting = Acting(parse_routes([it.entry for it in config.routes], config.kinds))
         self._stager = Stager(record, self._bench.build)
         self._endpoints = Endpoints(record)
         self._refused = Refused(self._endpoints)
@@ -130,6 +133,7 @@ class Starter(Work):
             kind = class_for(spec.class_type, system.kind)
             spool = self._bench.spool
             job = kind(spec, job_id=g.job_id, run=g.run, record=self._life(g), system=system, spool=spool)
+            job.run_as = self._acting.run_as(spec, g.system)
             submission = job.prepare()
         except (JobmillError, ValueError) as error:
             return flight, str(error)

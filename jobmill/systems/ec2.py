@@ -60,6 +60,7 @@ class Ec2System(SshSystem):
     """Instances of EC2, started when jobs wait."""
 
     kind: ClassVar[str] = "ec2"
+    runs_as_users: ClassVar[bool] = False  # an instance has no accounts of its users
 
     def __init__(
         self, *, name: str, options: Ec2Options, spool: Path, paths: Mapping[str, str], keep: float | None = None

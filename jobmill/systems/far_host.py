@@ -89,7 +89,12 @@ class FarHost:
 
     def refusal(self, it: Submission) -> str | None:
         """Return why it can never run a launch, or None."""
-        return None if self.run_as is None else self.run_as.refusal(it)
+        acting = self.acting(it)
+        return None if acting is None else acting.refusal(it)
+
+    def acting(self, it: Submission) -> RunAs | None:
+        """Return how a launch becomes its user's here, None where it does not."""
+        return it.run_as or self.run_as
 
     def has_room(self, cpus: int, *, ahead: bool) -> bool:
         """Tell whether a launch may be sent; ``ahead``: some more than run at once."""
@@ -108,7 +113,8 @@ class FarHost:
         """Send one launch; `flush` afterwards."""
         assert self.channel is not None
         self.taken[it.token] = max(1, it.cpus)
-        self.channel.launch(it if self.run_as is None else replace(it, order=self.run_as.order(it)))
+        acting = self.acting(it)
+        self.channel.launch(it if acting is None else replace(it, order=acting.order(it)))
 
     def receive(self) -> Sequence[Start | End | Unwatched]:
         """Return what happened there."""

@@ -59,6 +59,7 @@ class LocalSystem(ExecutionSystem):
     capacity_set: ClassVar[str | None] = "LocalJobs"
     launches_at_once: ClassVar[bool] = True
     one_host: ClassVar[bool] = True
+    runs_as_users: ClassVar[bool] = True
     poll_interval: ClassVar[float] = 10.0
     absence_grace: ClassVar[float] = 2.0  # one kernel tells of process, lock and record: nothing is late
 
@@ -152,12 +153,13 @@ class LocalSystem(ExecutionSystem):
         answers: list[Handle | SubmitError] = []
         channel = self._open()
         for it in submissions:
-            wrong = refusal(it) or (self.run_as.refusal(it) if self.run_as is not None else None)
+            acting = it.run_as or self.run_as
+            wrong = refusal(it) or (acting.refusal(it) if acting is not None else None)
             if wrong is not None:
                 answers.append(SubmitError(failure=SubmitFailure.PERMANENT, message=wrong))
                 continue
-            if self.run_as is not None:
-                it = replace(it, order=self.run_as.order(it))
+            if acting is not None:
+                it = replace(it, order=acting.order(it))
             channel.launch(it)
             answers.append(self.handle_for(it.token))
         channel.flush()
@@ -167,11 +169,12 @@ class LocalSystem(ExecutionSystem):
         """Copy the inputs into the given workdir, or where the runner takes them from into the run folder."""
         if not submission.inputs:
             return submission
-        if self.run_as is None:
+        acting = submission.run_as or self.run_as
+        if acting is None:
             return self._stage.bring(submission, progress)
-        if wrong := self.run_as.refusal(submission):
+        if wrong := acting.refusal(submission):
             raise StageFailed(wrong)
-        return self._stage.bring(submission, progress, self.run_as.place(submission))
+        return self._stage.bring(submission, progress, acting.place(submission))
 
     def fileno(self) -> int | None:
         """Return a descriptor that is readable when `ends` has something to do; it stays the same once there is one."""

@@ -61,6 +61,7 @@ class SshSystem(ExecutionSystem):
     kind: ClassVar[str] = "ssh"
     launches_at_once: ClassVar[bool] = True
     stages: ClassVar[bool] = True
+    runs_as_users: ClassVar[bool] = True
     poll_interval: ClassVar[float] = 15.0
     absence_grace: ClassVar[float] = 10.0
 
@@ -244,7 +245,8 @@ class SshSystem(ExecutionSystem):
         if wrong := next(filter(None, (host.refusal(submission) for host in self.hosts.values())), None):
             raise StageFailed(wrong)
         host = self._stage_host(submission)
-        theirs = host.run_as.place(submission) if host.run_as is not None else None
+        acting = host.acting(submission)
+        theirs = None if acting is None else acting.place(submission)
         desk = host.desk(_record(submission.token))
         place = FarPlace(desk, host.sftp)
         try:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from jobmill.systems.container_template import ContainerTemplate
+    from jobmill.systems.run_as import RunAs
 
 Token = str
 Handle = str
@@ -58,7 +59,8 @@ class Submission:
     queue: str | None = None
     account: str | None = None
     user: str | None = None  # who submitted it
-    order: Mapping[str, Any] | None = None  # set by a system with `run_as`: as whom it runs, and by which words
+    run_as: RunAs | None = None  # as whom by the job's route, which goes before the system's own `run_as`
+    order: Mapping[str, Any] | None = None  # set by the system: as whom it runs, and by which words
     container: Mapping[str, Any] | None = None  # image and what else the spec says of it
     inputs: Sequence[Transfer] = ()  # brought there by `stage_in` before `submit`
     place: str | None = None  # set by `stage_in`: the host that has the inputs
@@ -230,6 +232,7 @@ class ExecutionSystem(ABC):
     surveys: ClassVar[bool] = False  # True: it answers for all its launches at once (`survey`), which is asked instead
     stages: ClassVar[bool] = False  # it shares no files with us: `stage_in` before, `stage_out` after a run
     pushes: ClassVar[bool] = False  # it gives handles out, and tells ends by `fileno` and `ends` all the same
+    runs_as_users: ClassVar[bool] = False  # True: it knows `run_as`, of its own and of a submission
     runs_containers: ClassVar[bool] = False  # True: it makes a job's container itself (`Submission.container`)
     container: ContainerTemplate | None = None  # how a job's command is put into a container, where it makes none
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys

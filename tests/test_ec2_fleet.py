@@ -529,3 +529,28 @@ def test_a_thousand_instances_are_told_page_by_page_or_not_at_all(
         there.instances(cloud.record, "aws")
     cloud.copies = 1
     ended(cloud, one)
+
+
+def test_a_new_leader_that_does_not_reach_an_old_instance_at_once_does_not_end_it(cloud: Cloud, tmp_path: Path) -> None:
+    first = fleet(cloud, tmp_path)
+    first.want(wants(cloud, "a"))
+    first.turn()
+    (id_,) = cloud.live(record=cloud.record)
+    ways = Ways()
+    ways.answers[id_] = None  # the network is down, or the key file was changed
+    for more in ({}, {"address": "public"}):
+        given = options(cloud, **more)
+        later = Fleet(
+            name="aws",
+            options=given,
+            keys=HostKeys(given.key),
+            folder=tmp_path,
+            visit=ways,
+            leads=True,
+            now=lambda: time.time() + 7200,
+        )
+        later.serve(cloud.record)
+        later.turn()
+        later.turn()
+        assert cloud.live(record=cloud.record) == [id_]
+    ended(cloud, first)

@@ -97,6 +97,16 @@ def test_one_that_never_came_up_or_was_stopped_is_ended() -> None:
     assert "stopped" in decide(options(), [instance("i-1", "stopped")], []).end["i-1"]
 
 
+def test_one_that_was_old_when_its_leader_began_may_be_at_work_and_keeps_its_lease() -> None:
+    given, old = options(boot=600, lease=900), {"i-1": 7200.0}
+    silent = Use(taken=None, silent_since=999.0)  # the first visit of a new leader got no answer
+    assert not decide(given, [instance("i-1")], [], use={"i-1": silent}, age=old).end
+    assert not decide(given, [instance("i-1")], [], use={"i-1": silent}, now=2700.0, age=old).end
+    assert "silent" in decide(given, [instance("i-1")], [], use={"i-1": silent}, now=2900.0, age=old).end["i-1"]
+    young = Use(taken=None, silent_since=500.0)  # we saw it from its beginning
+    assert "come up" in decide(given, [instance("i-1")], [], use={"i-1": young}, age={"i-1": 601.0}).end["i-1"]
+
+
 def test_a_budget_of_an_hour_counts_all_that_run() -> None:
     budget = {"per_hour": 1.2, "price": PRICES}
     found = decide(options(budget=budget), [instance("i-1")], wants("a", "b"), use={"i-1": BUSY})

@@ -278,14 +278,19 @@ class Fleet:
         """Renew the leases, and find out what is on each instance."""
         at, every = self._clock(), min(60.0, self.options.lease / 6)
         due: list[tuple[FleetHost, bool]] = []
+        hidden: list[str] = []  # it runs, and has no address: not yet, or not the one that the configuration names
         with self._lock:
             for it in self._instances.values():
                 host = self._host(it) if it.state == "running" else None
+                if host is None and it.state == "running" and it.launch:
+                    hidden.append(it.id)
                 use = self._use.get(it.id, Use())
                 # what is there and not of our own launches may be fetched, and so the instance idle, any moment
                 soon = not use.met or (self.leads and (use.taken or 0) > self._placed.get(it.id, 0))
                 if host is not None and (soon or at - self._visited.get(it.id, -1e9) >= every):
                     due.append((host, it.id not in self._leaving if self.leads else bool(use.taken)))
+        for id_ in hidden:
+            self._note_visit(id_, None)
         if not due:
             return
         with ThreadPoolExecutor(min(VISITS, len(due))) as pool:

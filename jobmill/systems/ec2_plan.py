@@ -88,10 +88,12 @@ def _beyond(waiting: Iterable[Want], free: dict[str, int], slots: int) -> list[W
 
 def _why_end(options: Ec2Options, use: Use, now: float, age: float, over: bool, needed: bool) -> str:
     """Return why a live instance has to go, or nothing."""
-    if use.taken is None and not use.met and age > options.boot:
-        return f"it did not come up in {options.boot:.0f} s"
-    if use.taken is None and use.silent_since is not None and now - use.silent_since > 2 * options.lease:
-        return f"it has been silent for {now - use.silent_since:.0f} s, longer than its lease"
+    silent = None if use.silent_since is None else now - use.silent_since
+    if use.taken is None and not use.met and age > options.boot and (silent is None or age - silent <= options.boot):
+        return f"it did not come up in {options.boot:.0f} s (boot)"
+    # One that was old when we first looked may have come up for a leader before us, and be at work: it has its lease.
+    if use.taken is None and silent is not None and silent > 2 * options.lease:
+        return f"it has been silent for {silent:.0f} s, longer than its lease"
     if use.taken == 0 and use.idle_since is not None:
         if over:
             return f"there are more than {options.max_instances} (max_instances)"

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from ec2world import CREDENTIALS, IMAGE, PORT, REGION, Cloud, Machines, cloud_in, remove, until
 
+from jobmill.errors import SystemUnavailable
 from jobmill.jobs.registry import class_for, job_class
 from jobmill.jobs.spec import JobSpec
 from jobmill.systems import registry
@@ -219,6 +220,53 @@ def test_an_instance_that_ec2_took_back_preempts_its_job(world: World) -> None:
     assert info.evidence is not None and "Server.SpotInstanceTermination" in info.evidence
     assert other.kill([str(handle)], force=True) == {str(handle): True}
     assert not world.machines.up
+
+
+def test_a_kill_is_not_proved_by_other_instances_while_its_own_was_not_met(world: World) -> None:
+    system = world.system(idle=300)
+    assert system.lead()
+    told = Notices(system)
+    first, second = system.submit([world.submission(name, "sleep 600") for name in "ab"])
+    told.until(lambda: len(told.starts) == 2)
+    other = world.system()  # a fetcher, which knows both, and has not met one of them yet
+    until(lambda: (other.status([str(first), str(second)]), len(other.hosts) == 2)[1], 30, 0.3)
+    placed = other._placed.of(world.token("a"))
+    assert placed is not None and other._fleet is not None
+    other._fleet.close()
+    other._fleet._use.pop(placed)
+    other._places.forget([world.token("a"), world.token("b")])
+    assert other.kill([str(first)], force=True) == {str(first): False}
+    assert list(other.hosts) != [placed] and len(other.hosts) == 1
+    other._places.forget([world.token("b")])
+    assert other.kill([str(second)], force=True) == {str(second): True}
+
+
+def test_a_key_that_cannot_be_read_is_the_system_s_own_matter(world: World, tmp_path: Path) -> None:
+    system = world.system(key=str(tmp_path / "none"))
+    assert system.lead() and system.ends() == []
+    with pytest.raises(SystemUnavailable, match="private key"):
+        system.submit([world.submission("a", "true")])
+    system.withdraw([world.token("a")])
+    subprocess.run(["cp", world.cloud.folder / "id", tmp_path / "none"], check=True)
+    assert system.lead()
+    told = Notices(system)
+    system.submit([world.submission("a", "true")])
+    told.until(lambda: told.ends)
+
+
+def test_a_full_disk_under_the_known_hosts_stops_nobody(world: World) -> None:
+    system = world.system()
+    known = world.folder / "spool" / "ec2" / "aws" / "known_hosts"
+    assert system.lead()
+    told = Notices(system)
+    system.submit([world.submission("a", "true")])
+    until(lambda: system._fleet is not None and system._fleet.hosts(), 30)
+    known.rename(known.with_name("full"))
+    known.touch()  # nothing can be written there
+    system.ends()
+    assert system.hosts == {}
+    known.unlink()
+    told.until(lambda: told.ends)
 
 
 def test_a_host_with_another_key_is_not_talked_to(world: World, tmp_path: Path) -> None:

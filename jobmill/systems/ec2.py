@@ -97,7 +97,10 @@ class Ec2System(SshSystem):
         """Try to lead; whoever does has the fleet launch and end instances from then on."""
         if not super().lead():
             return False
-        fleet = self._begun()
+        try:
+            fleet = self._begun()
+        except SystemUnavailable:  # `submit` says why
+            return True
         if not fleet.leads:
             with contextlib.suppress(OSError):
                 self._placed.led(self._since)
@@ -131,7 +134,8 @@ class Ec2System(SshSystem):
         """Return starts and ends since the last call; takes up instances that are ready by now."""
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._news)
-        self._follow()
+        with contextlib.suppress(SystemUnavailable):  # without the key there are no instances, and `submit` says why
+            self._follow()
         return super().ends()
 
     def withdraw(self, tokens: Sequence[Token]) -> None:
@@ -209,7 +213,11 @@ class Ec2System(SshSystem):
             host.close()
         for id_, one in there.items():
             if id_ not in self.hosts:
-                host = ssh_config.host(self.name, id_, self._way.options(one), f"systems.{self.name}", self._spool)
+                try:
+                    host = ssh_config.host(self.name, id_, self._way.options(one), f"systems.{self.name}", self._spool)
+                except (OSError, ConfigError) as error:  # again at the next look
+                    logger.warning("%s: cannot take up %s: %s", self.name, id_, error)
+                    continue
                 self.hosts[id_] = host
                 if self._begun().leads:
                     self._epoll.register(host.begin(self._begun().record).fileno(), select.EPOLLIN)
@@ -383,8 +391,8 @@ class Ec2System(SshSystem):
         whole = fleet.whole
         for handle in handles:
             id_ = self._placed.of(_token(handle))
-            if id_ is not None and fleet.fate(id_):
-                gone[handle] = True
+            if id_ is not None and id_ not in self.hosts:  # the others know nothing of it, which proves nothing
+                gone[handle] = fleet.fate(id_) is not None
             elif not self.hosts:
                 gone[handle] = whole
             elif id_ is None:

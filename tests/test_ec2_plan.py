@@ -53,6 +53,11 @@ def test_a_job_for_which_there_is_no_slot_gets_an_instance_that_bears_its_name()
     assert decide(options(slots=2), [], wants("a", "b", "c")).launch == ["r.1:a:0", "r.1:c:0"]
 
 
+def test_nothing_is_launched_for_what_no_instance_can_run() -> None:
+    assert not decide(options(slots=2), [], wants("a", slots=3)).launch
+    assert decide(options(slots=2), [], [*wants("a", slots=3), *wants("b")]).launch == ["r.1:b:0"]
+
+
 def test_an_instance_that_boots_or_idles_takes_the_next_job() -> None:
     assert not decide(options(), [instance("i-1", "pending")], wants("a")).launch
     found = decide(options(), [instance("i-1")], wants("a"), use={"i-1": IDLE})

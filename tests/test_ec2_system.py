@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from ec2world import CREDENTIALS, IMAGE, PORT, REGION, Cloud, Machines, cloud_in, remove, until
 
-from jobmill.errors import SystemUnavailable
+from jobmill.errors import StageFailed, SystemUnavailable
 from jobmill.jobs.registry import class_for, job_class
 from jobmill.jobs.spec import JobSpec
 from jobmill.systems import registry
@@ -197,6 +197,20 @@ def test_inputs_are_brought_to_an_instance_that_is_started_for_them(world: World
     system.submit([lost])
     told.until(lambda: world.token("c") in told.ends)
     assert "had its inputs" in (told.ends[world.token("c")].message or "")
+
+
+def test_inputs_of_what_cannot_run_cost_no_instance(world: World, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("seven\n")
+    system = world.system(slots=2)
+    assert system.lead()
+    there, missing = (Transfer(source=str(tmp_path / name), target="in") for name in ("in", "none"))
+    for launch, words in (
+        (world.submission("a", "cat in", inputs=(there,), cpus=3), "has 2"),
+        (world.submission("b", "cat in", inputs=(missing,)), "none"),
+    ):
+        with pytest.raises(StageFailed, match=words):
+            system.stage_in(launch, lambda words: None)
+    assert not world.cloud.count("RunInstances")
 
 
 def test_an_instance_that_ec2_took_back_preempts_its_job(world: World) -> None:

@@ -29,7 +29,9 @@ from jobmill.systems.ec2_plan import Want
 from jobmill.systems.ec2_visit import Visits
 from jobmill.systems.ec2_way import Way
 from jobmill.systems.far_host import FarHost
+from jobmill.systems.place import Here
 from jobmill.systems.ssh import PATIENCE, SshSystem
+from jobmill.systems.staging import walk
 from jobmill.systems.system import (
     Check,
     End,
@@ -119,8 +121,7 @@ class Ec2System(SshSystem):
         answers: dict[int, Handle | SubmitError] = {}
         fit: list[Submission] = []
         for i, it in enumerate(submissions):
-            if it.cpus > self.options.slots:
-                words = f"it takes {it.cpus} slots, an instance of {self.name} has {self.options.slots}"
+            if words := self._too_large(it):
                 answers[i] = SubmitError(failure=SubmitFailure.PERMANENT, message=words)
             else:
                 fit.append(it)
@@ -232,6 +233,9 @@ class Ec2System(SshSystem):
         fleet = _leading.get(self._folder)
         if not submission.inputs or fleet is None:
             return super().stage_in(submission, progress)
+        if words := self._too_large(submission):
+            raise StageFailed(words)
+        walk(Here(), submission.inputs, progress)  # what is missing here is told before an instance costs anything
         want, began = _want(submission), time.monotonic()
         self._serve(_record(submission.token), keep=True)
         fleet.serve(_record(submission.token))
@@ -402,6 +406,12 @@ class Ec2System(SshSystem):
     def check(self) -> Sequence[Check]:
         """Ask EC2 whether it knows us, would launch, and what is there; looks at no instance."""
         return check_fleet(self.name, self.options, self._folder, self._fleet.record if self._fleet else "")
+
+    def _too_large(self, it: Submission) -> str:
+        """Return why no instance can ever run it, or nothing."""
+        if it.cpus <= self.options.slots:
+            return ""
+        return f"it takes {it.cpus} slots, an instance of {self.name} has {self.options.slots}"
 
     def _may_be_gone(self, handle: Handle) -> bool:
         """Tell whether a launch that nobody noted may have been on an instance that ended since."""

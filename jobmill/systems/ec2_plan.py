@@ -77,12 +77,14 @@ def _beyond(waiting: Iterable[Want], free: dict[str, int], slots: int) -> list[W
     """Put the waiting into free slots, first fit; return one of them for each further instance that they need."""
     sponsors: list[Want] = []
     for want in waiting:
+        if want.slots > slots:
+            continue  # there will never be room
         place = next((id_ for id_, left in free.items() if left >= want.slots), None)
         if place is None:
             place = f"new {len(sponsors)}"
             free[place] = slots
             sponsors.append(want)
-        free[place] -= min(want.slots, slots)
+        free[place] -= want.slots
     return sponsors
 
 

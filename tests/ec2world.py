@@ -58,6 +58,7 @@ WORDS = {
         "You have requested more instances (2) than your current instance limit of 1 allows.",
     ),
     "RequestLimitExceeded": (503, "Request limit exceeded."),
+    "RequestExpired": (400, "Request has expired."),
     "InternalError": (500, "An internal error has occurred"),
     "UnauthorizedOperation": (403, "You are not authorized to perform this operation."),
     "IdempotentInstanceTerminated": (400, "The client token you have provided belongs to a terminated instance."),
@@ -93,6 +94,8 @@ class Cloud:
         self.fails: dict[str, list[str]] = {}  # action -> codes of the errors that come next
         self.cuts: dict[str, int] = {}  # action -> so many replies to come are lost, after the deed
         self.on: dict[str, Callable[[], None]] = {}  # "before RunInstances", "after …": done once, then
+        self.key = ""  # the only access key that is known; empty: any
+        self.nonsense: dict[str, int] = {}  # action -> so many answers to come are a proxy's page
         self.blind = 0  # so many looks to come show nothing: what was launched just now is seen late
         self.copies = 1  # so many instances are shown for each
         self.record = ""  # of the test
@@ -155,6 +158,8 @@ class Cloud:
         self.fails.clear()
         self.cuts.clear()
         self.on.clear()
+        self.nonsense.clear()
+        self.key = ""
         self.blind = 0
         self.copies = 1
         self.record = os.urandom(6).hex()
@@ -214,6 +219,8 @@ class Cloud:
             self.calls.append((action, asked))
             if self.fails.get(action):
                 return _error(self.fails[action].pop(0))
+            if f"Credential={self.key}" not in headers.get("Authorization", ""):
+                return _error("RequestExpired")
             self.on.pop(f"before {action}", _nothing)()
             if action == "DescribeInstances" and self.blind:
                 self.blind -= 1
@@ -226,6 +233,9 @@ class Cloud:
                 (found,) = re.findall(rb"<instanceId>(i-[0-9a-f]+)</instanceId>", answer)
                 self._tokens[token] = (asked, answer, found.decode())
             self.on.pop(f"after {action}", _nothing)()
+            if self.nonsense.get(action):
+                self.nonsense[action] -= 1
+                return 200, b"<html><p>Please log in to this network.</html>"
             if self.cuts.get(action):
                 self.cuts[action] -= 1
                 return 0, b""

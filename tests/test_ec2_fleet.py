@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import ec2world
 import pytest
 from ec2world import CREDENTIALS, IMAGE, PORT, REGION, Cloud, cloud_in, until
 
@@ -354,7 +355,7 @@ def test_nothing_that_lacks_one_of_both_tags_is_touched(cloud: Cloud, tmp_path: 
 
 
 def test_an_end_is_asked_for_until_it_is_seen(cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    one = fleet(cloud, tmp_path)
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()))
     one.want(wants(cloud, "a", "b"))
     one.turn()
     one.want([])
@@ -362,6 +363,9 @@ def test_an_end_is_asked_for_until_it_is_seen(cloud: Cloud, tmp_path: Path, capl
     with caplog.at_level(logging.ERROR):
         one.turn()
     assert "EC2 does not end" in caplog.text and len(cloud.live(record=cloud.record)) == 2
+    one.turn()  # not asked again at once
+    assert cloud.count("TerminateInstances") == 3
+    clock.now += 6
     one.turn()
     assert len(cloud.live(record=cloud.record)) == 2
     ended(cloud, one)
@@ -554,3 +558,98 @@ def test_a_new_leader_that_does_not_reach_an_old_instance_at_once_does_not_end_i
         later.turn()
         assert cloud.live(record=cloud.record) == [id_]
     ended(cloud, first)
+
+
+def test_an_outage_of_ec2_ends_no_job(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, ways := Ways(), clock=(clock := Clock()), idle=300)
+    one.want(wants(cloud, "a", "b"))
+    one.turn()
+    one.want([])
+    one.turn()
+    busy, _ = cloud.live(record=cloud.record)
+    assert one.place(busy, 1)
+    ways.answers[busy] = 1
+    cloud.fails["DescribeInstances"] = ["InternalError"] * 1000
+    ways.renewed.clear()
+    for _ in range(40):
+        clock.now += min(one.turn(), 225)
+    assert clock.now > 2000
+    assert set(ways.renewed) == {busy} and len(ways.renewed) >= 10  # the other's lease may end it
+
+
+def test_credentials_that_ran_out_are_read_anew(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(key)
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+
+    def log_in(key: str) -> None:
+        file.write_text(f"[default]\naws_access_key_id = {key}\naws_secret_access_key = x\n")
+        cloud.key = key
+
+    log_in("first")
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()))
+    one.turn()
+    assert one.held == ""
+    cloud.key = "second"
+    for _ in range(4):
+        one.turn()
+    assert "RequestExpired" in one.held and "log in again" in one.held
+    log_in("second")
+    clock.now += 60
+    one.turn()
+    assert one.held == ""
+
+
+def test_a_page_of_a_proxy_is_no_answer_of_ec2(cloud: Cloud, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()))
+    one.want(wants(cloud, "a"))
+    cloud.nonsense["DescribeInstances"] = 1
+    one.turn()
+    cloud.nonsense["RunInstances"] = 1  # it may have been launched
+    one.turn()
+    assert len(cloud.live(record=cloud.record)) == 1 and "RunInstances" in one.held
+    cloud.blind = 1
+    clock.now += 60
+    one.turn()
+    assert len(cloud.live(record=cloud.record)) == 1
+    ended(cloud, one)
+    assert "Traceback" not in caplog.text
+
+
+def test_many_launches_do_not_keep_the_leases_waiting(
+    cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, launch = Clock(), ec2_cloud.Cloud.launch
+
+    def slow(self: ec2_cloud.Cloud, request: Any) -> Any:
+        clock.now += 6
+        return launch(self, request)
+
+    monkeypatch.setattr(ec2_cloud.Cloud, "launch", slow)
+    one = fleet(cloud, tmp_path, clock=clock, max_instances=5)
+    one.want(wants(cloud, *"abcde"))
+    for n in (2, 4, 5):
+        one.turn()
+        assert len(cloud.live(record=cloud.record)) == n
+    ended(cloud, one)
+
+
+def test_one_that_was_closed_meanwhile_launches_nothing(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path)
+    one.want(wants(cloud, "a"))
+    cloud.on["after DescribeInstances"] = one.close
+    one.turn()
+    assert not cloud.count("RunInstances")
+
+
+def test_what_only_a_decoder_reads_is_not_told(cloud: Cloud, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (
+        "You are not authorized to perform: ec2:RunInstances. Encoded authorization failure message: " + "aB3-_" * 99
+    )
+    monkeypatch.setitem(ec2world.WORDS, "UnauthorizedOperation", (403, words))
+    one = fleet(cloud, tmp_path)
+    one.want(wants(cloud, "a"))
+    cloud.fails["RunInstances"] = ["UnauthorizedOperation"]
+    one.turn()
+    assert "perform: ec2:RunInstances. (see the rights" in one.held and len(one.held) < 300

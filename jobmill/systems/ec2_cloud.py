@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from jobmill.errors import SystemUnavailable
 from jobmill.systems.ec2_instance import RECORD, SYSTEM, Instance
@@ -53,17 +55,26 @@ WORTH: Mapping[str, Worth] = {
     "IdempotentInstanceTerminated": Worth.USED,
     "IdempotentParameterMismatch": Worth.USED,
 }
+HINTS: Mapping[str, str] = {  # what to do, where EC2's words do not say it
+    "RequestExpired": "log in again (aws sts get-caller-identity), or set the clock; no restart is needed",
+    "ExpiredToken": "log in again (aws sts get-caller-identity); no restart is needed",
+    "AuthFailure": "see that the credentials (aws sts get-caller-identity) and the clock are right",
+    "UnauthorizedOperation": "see the rights that jobmill needs (docs/systems.md, ec2)",
+}
+LONG = re.compile(r"Encoded authorization failure message: \S+")  # a thousand letters, others each time
 PASSING = frozenset(("InternalError", "InternalFailure", "Unavailable", "ServiceUnavailable", "RequestTimeout"))
+
+
+NO_ANSWER = BotoCoreError, ResponseParserError  # the second: somebody else answered, a proxy for instance
 
 
 class Refused(Exception):
     """EC2 answered no: certainly nothing was launched by this call."""
 
-    def __init__(self, worth: Worth, code: str, message: str) -> None:
-        """``code``, ``message``: EC2's own words."""
-        super().__init__(f"{code}: {message}")
+    def __init__(self, worth: Worth, words: str) -> None:
+        """``words``: EC2's own."""
+        super().__init__(words)
         self.worth = worth
-        self.code = code
 
 
 class Cloud:
@@ -91,6 +102,10 @@ class Cloud:
             raise SystemUnavailable(f"EC2: {error}") from error
         self.region = self._client.meta.region_name
 
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
     def instances(self, record: str, system: str) -> Sequence[Instance]:
         """Return every instance with both tags, ended ones as long as EC2 shows them (an hour); all pages, or none."""
         filters: Any = [
@@ -106,7 +121,7 @@ class Cloud:
                     found += [Instance.of(one) for one in reservation["Instances"]]
         except ClientError as error:
             raise _unavailable("DescribeInstances", error) from error
-        except BotoCoreError as error:
+        except NO_ANSWER as error:
             raise SystemUnavailable(f"EC2: DescribeInstances: {error}") from error
         return [it for it in found if it.ours(record, system)]  # a filter has wildcards; a tag of ours has to be equal
 
@@ -119,7 +134,7 @@ class Cloud:
             answer = self._client.run_instances(**request)
         except ClientError as error:
             raise _refused(error) from error
-        except BotoCoreError as error:
+        except NO_ANSWER as error:
             raise SystemUnavailable(f"EC2: RunInstances: {error}") from error
         return Instance.of(answer["Instances"][0])
 
@@ -138,8 +153,8 @@ class Cloud:
                 if WORTH.get(code) is Worth.THROTTLED or code in PASSING:
                     raise _unavailable("TerminateInstances", error) from error
                 if len(some) == 1 and code != "InvalidInstanceID.NotFound":
-                    refused[some[0]] = f"{code}: {error.response['Error']['Message']}"
-            except BotoCoreError as error:
+                    refused[some[0]] = _words(error)
+            except NO_ANSWER as error:
                 raise SystemUnavailable(f"EC2: TerminateInstances: {error}") from error
             else:
                 if len(some) > 1:
@@ -152,8 +167,8 @@ class Cloud:
             self._client.run_instances(**{**request, "DryRun": True})
         except ClientError as error:
             code = error.response["Error"]["Code"]
-            return None if code == "DryRunOperation" else f"{code}: {error.response['Error']['Message']}"
-        except BotoCoreError as error:
+            return None if code == "DryRunOperation" else _words(error)
+        except NO_ANSWER as error:
             raise SystemUnavailable(f"EC2: RunInstances (dry run): {error}") from error
         return None
 
@@ -164,15 +179,21 @@ def _literal(value: str) -> str:
 
 
 def _unavailable(call: str, error: ClientError) -> SystemUnavailable:
-    return SystemUnavailable(f"EC2: {call}: {error.response['Error']['Code']}: {error.response['Error']['Message']}")
+    return SystemUnavailable(f"EC2: {call}: {_words(error)}")
+
+
+def _words(error: ClientError) -> str:
+    """Return EC2's own words, without what only a decoder reads, and what to do."""
+    code, message = error.response["Error"]["Code"], LONG.sub("", error.response["Error"]["Message"]).strip()
+    return f"{code}: {message}" + (f" ({HINTS[code]})" if code in HINTS else "")
 
 
 def _refused(error: ClientError) -> Exception:
     """Return Refused where EC2 certainly launched nothing, else SystemUnavailable."""
-    code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
+    code = error.response["Error"]["Code"]
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     if code in WORTH:
-        return Refused(WORTH[code], code, message)
+        return Refused(WORTH[code], _words(error))
     if code in PASSING or status >= 500:  # it failed half-way, perhaps
         return _unavailable("RunInstances", error)
-    return Refused(Worth.WRONG, code, message)
+    return Refused(Worth.WRONG, _words(error))

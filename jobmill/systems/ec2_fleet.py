@@ -33,6 +33,8 @@ logger = logging.getLogger("jobmill")
 BUSY, QUIET = 5.0, 20.0  # seconds between two looks at EC2 while something changes, and while nothing does
 FRESH = 60.0  # seconds for which a look is believed
 SHOWS = 300.0  # seconds in which EC2 shows a launch at last
+TURN = 10.0  # seconds of one turn in which launches are begun: leases have to be renewed meanwhile
+REFUSED = 5.0, 600.0  # seconds of the first and the longest pause after EC2 refused to end an instance
 VISITS = 16  # instances that are visited at once
 
 
@@ -81,6 +83,7 @@ class Fleet:
         self._claims = Claims(clock)
         self._missing: dict[str, float] = {}  # instances that were asked for and not shown, since when
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
+        self._refused: dict[str, tuple[float, float]] = {}  # EC2 does not end it: asked again when, after what pause
         self._visited: dict[str, float] = {}
         self._held = ""
         self._looked = -1e9  # when EC2 last answered
@@ -235,21 +238,29 @@ class Fleet:
         """Look once and act; return the seconds to the next turn. By one thread only."""
         if not self.record:
             return QUIET
-        if self._breaker.pause:
-            return self._breaker.pause
+        most = self.options.lease / 4
+        if pause := self._breaker.pause:
+            self._visit_all(blind=True)
+            return min(pause, most)
         try:
             if self._cloud is None:
                 self._cloud = self._open_cloud()
             self._look(self._cloud)
             self._visit_all()
+            if self._closed:  # others lead by now, perhaps
+                return QUIET
             busy = self._act(self._cloud) if self.leads else bool(self._use)
         except SystemUnavailable as error:
             if self._breaker.failed(str(error)):
                 logger.warning("%s: %s", self.name, error)
-            return max(BUSY, self._breaker.pause)
+                if self._cloud is not None:  # credentials that have run out are read anew
+                    self._cloud.close()
+                    self._cloud = None
+            self._visit_all(blind=True)
+            return min(max(BUSY, self._breaker.pause), most)
         self._breaker.worked()
         quiet = max(BUSY, min(QUIET, self.options.idle))
-        return min(BUSY if busy else quiet, self.options.lease / 4)
+        return min(BUSY if busy else quiet, most)
 
     def _look(self, cloud: Cloud) -> None:
         """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""
@@ -274,8 +285,11 @@ class Fleet:
             except OSError as error:  # it is known in memory; a start without it counts what EC2 shows
                 logger.warning("%s: cannot note the spend in %s: %s", self.name, self._folder, error.strerror)
 
-    def _visit_all(self) -> None:
-        """Renew the leases, and find out what is on each instance."""
+    def _visit_all(self, *, blind: bool = False) -> None:
+        """Renew the leases, and find out what is on each instance.
+
+        ``blind``: EC2 does not answer, so that nothing can be ended. Jobs go on; what has none ends by its lease.
+        """
         at, every = self._clock(), min(60.0, self.options.lease / 6)
         due: list[tuple[FleetHost, bool]] = []
         hidden: list[str] = []  # it runs, and has no address: not yet, or not the one that the configuration names
@@ -288,7 +302,9 @@ class Fleet:
                 # what is there and not of our own launches may be fetched, and so the instance idle, any moment
                 soon = not use.met or (self.leads and (use.taken or 0) > self._placed.get(it.id, 0))
                 if host is not None and (soon or at - self._visited.get(it.id, -1e9) >= every):
-                    due.append((host, it.id not in self._leaving if self.leads else bool(use.taken)))
+                    renew = bool(use.taken) if blind or not self.leads else True
+                    due.append((host, renew and not (self.leads and it.id in self._leaving)))
+            due.sort(key=lambda one: not self._met(one[0].name))  # who does not answer takes time
         for id_ in hidden:
             self._note_visit(id_, None)
         if not due:
@@ -331,10 +347,13 @@ class Fleet:
             bumps=self._launcher.bumps,
         )
         self._end(cloud, todo.end)
-        for made in self._launcher.launch(cloud, todo.launch, at):
-            with self._lock:
-                self._instances[made.id] = made
-                self._fresh[made.id] = (made, at)
+        for name in todo.launch:
+            if self._clock() - at > TURN or self._closed:
+                break
+            for made in self._launcher.launch(cloud, [name], at):
+                with self._lock:
+                    self._instances[made.id] = made
+                    self._fresh[made.id] = (made, at)
         with self._lock:
             self._held = todo.held or (self._launcher.held(at) if todo.launch else "")
             return bool(waiting or self._leaving or any(not self._met(it.id) for it in instances if it.live))
@@ -358,9 +377,15 @@ class Fleet:
                 logger.info("%s: ends %s: %s", self.name, id_, why)
         with self._lock:
             wanted = [id_ for id_ in self._leaving if self._instances[id_].state not in ("terminated", "shutting-down")]
+        at = self._clock()
+        self._refused = {id_: it for id_, it in self._refused.items() if id_ in wanted}
+        wanted = [id_ for id_ in wanted if self._refused.get(id_, (at, 0.0))[0] <= at]
         if wanted:
             for id_, words in cloud.terminate(wanted).items():
-                logger.error("%s: EC2 does not end %s, it costs on: %s", self.name, id_, words)
+                pause = min(REFUSED[1], 2 * self._refused[id_][1]) if id_ in self._refused else REFUSED[0]
+                self._refused[id_] = at + pause, pause
+                told = "%s: EC2 does not end %s, it costs on: %s; next try in %.0f s"
+                logger.error(told, self.name, id_, words, pause)
 
     def _met(self, id_: str) -> bool:
         return self._use.get(id_, Use()).met

@@ -653,3 +653,21 @@ def test_what_only_a_decoder_reads_is_not_told(cloud: Cloud, tmp_path: Path, mon
     cloud.fails["RunInstances"] = ["UnauthorizedOperation"]
     one.turn()
     assert "perform: ec2:RunInstances. (see the rights" in one.held and len(one.held) < 300
+
+
+def test_tags_that_somebody_removed_prove_no_end(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()), idle=300)
+    one.want(wants(cloud, "a"))
+    one.turn()
+    one.turn()
+    (id_,) = cloud.live(record=cloud.record)
+    one.want([])
+    cloud.ec2.delete_tags(Resources=[id_], Tags=[{"Key": "jobmill:system"}])
+    for _ in range(10):
+        assert one.fate(id_) is None and one.fate("i-0123456789abcdef0") == ("node_fail" if clock.now >= 1060 else None)
+        clock.now += 20
+        one.turn()
+    assert one.instances == [] and "removed our tags" in one.words(id_)
+    cloud.ec2.terminate_instances(InstanceIds=[id_])
+    one.turn()
+    assert one.fate(id_) == "node_fail"

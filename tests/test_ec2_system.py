@@ -255,6 +255,89 @@ def test_a_kill_is_not_proved_by_other_instances_while_its_own_was_not_met(world
     assert other.kill([str(second)], force=True) == {str(second): True}
 
 
+def test_another_region_in_the_configuration_proves_nothing(world: World, tmp_path: Path) -> None:
+    system = world.system(idle=300)
+    assert system.lead()
+    told = Notices(system)
+    (handle,) = system.submit([world.submission("a", "sleep 600")])
+    assert isinstance(handle, str)
+    told.until(lambda: told.starts)
+    moved = world.system(region="us-east-1", subnet=None)
+    until(lambda: (moved.status([handle]), moved._begun().whole)[1], 30, 0.3)
+    moved._begun()._proved.update(world.cloud.live())
+    look = moved.status([handle])[handle]
+    assert look.state is NativeState.UNKNOWN and "set region: eu-west-1" in (look.reason or "")
+    assert moved.exit_info([handle]) == {} and moved.kill([handle], force=True) == {handle: False}
+    assert moved.settle([Launch(token=world.token("a"), handle=handle)]) == {world.token("a"): Settled.UNKNOWN}
+    with pytest.raises(SystemUnavailable, match="set region"):
+        moved.stage_out(handle, tmp_path / "home", ["*"], print)
+    assert system.status([handle])[handle].state is NativeState.RUNNING
+
+
+def test_a_job_whose_instance_somebody_stopped_is_not_lost_while_it_may_be_started_again(world: World) -> None:
+    system = world.system(idle=300)
+    assert system.lead()
+    told = Notices(system)
+    handle, _ = system.submit([world.submission("a", "sleep 600"), world.submission("b", "sleep 600")])
+    assert isinstance(handle, str)
+    told.until(lambda: len(told.starts) == 2)
+    placed = system._placed.of(world.token("a"))
+    assert placed is not None
+    world.cloud.fails["TerminateInstances"] = ["OperationNotPermitted"]
+    world.cloud.ec2.stop_instances(InstanceIds=[placed])
+    looks = []
+
+    def gone() -> bool:
+        told.look()
+        looks.append(system.status([handle])[handle])
+        return looks[-1].state is NativeState.ABSENT
+
+    until(gone, 40, 0.3)
+    assert looks[-1].reason == "its instance is gone" and looks[-1].host == placed
+    assert any(placed in (look.reason or "") for look in looks if look.state is NativeState.UNKNOWN)
+
+
+def test_what_cannot_be_noted_is_not_sent(world: World) -> None:
+    system = world.system()
+    assert system.lead()
+    placed = world.folder / "spool" / "ec2" / "aws" / "placed"
+    placed.rename(placed.with_name("full"))
+    placed.mkdir()  # nothing can be written there
+    told = Notices(system)
+    (handle,) = system.submit([world.submission("a", "true")])
+    told.until(lambda: system.hosts and all(host.ready for host in system.hosts.values()))
+    time.sleep(1)
+    told.look()
+    assert not told.starts and system.status([str(handle)])[str(handle)].state is NativeState.SUBMITTED
+    placed.rmdir()
+    told.until(lambda: told.ends)
+
+
+def test_a_launch_of_another_machine_is_not_taken_for_one_that_never_started(world: World) -> None:
+    first, second = world.system("one"), world.system("two")  # two starters that began in the same second
+    assert first.lead() and second.lead()
+    second._since = first._since
+    second._origin = dataclasses.replace(second._origin, since=first._since)
+    told = Notices(first)
+    (handle,) = first.submit([world.submission("a", "sleep 600")])
+    told.until(lambda: told.starts)
+    (id_,) = world.cloud.live(record=world.cloud.record)
+    world.cloud.ec2.terminate_instances(InstanceIds=[id_])
+    launch = Launch(token=world.token("a"), handle=str(handle))
+    answer = [Settled.UNKNOWN]
+
+    def settled() -> bool:
+        answer[0] = second.settle([launch])[launch.token]  # type: ignore[call-overload]
+        return answer[0] is not Settled.UNKNOWN
+
+    until(settled, 30, 0.3)
+    assert answer[0] is Settled.LOST
+    old = handle.replace(f"{first._since}@", "1000@") if isinstance(handle, str) else ""
+    world.cloud.ec2.create_tags(Resources=[id_], Tags=[{"Key": "jobmill:record", "Value": "other"}])  # as if forgotten
+    until(lambda: second._begun().instances == [] and second._begun().whole, 30, 0.3)
+    assert second.settle([Launch(token=world.token("b"), handle=old)]) == {world.token("b"): Settled.LOST}
+
+
 def test_a_key_that_cannot_be_read_is_the_system_s_own_matter(world: World, tmp_path: Path) -> None:
     system = world.system(key=str(tmp_path / "none"))
     assert system.lead() and system.ends() == []

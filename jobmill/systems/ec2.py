@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import select
 import time
 from collections import deque
@@ -21,11 +22,13 @@ from jobmill.errors import ConfigError, StageFailed, StageStopped, SystemUnavail
 from jobmill.systems import launch_token, run_folder, ssh_config
 from jobmill.systems.ec2_check import check_fleet
 from jobmill.systems.ec2_fleet import Fleet
+from jobmill.systems.ec2_handle import Origin, token_of
 from jobmill.systems.ec2_home import Home
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_options import Ec2Options
 from jobmill.systems.ec2_placed import Placed
 from jobmill.systems.ec2_plan import Want
+from jobmill.systems.ec2_spend import SHOWN
 from jobmill.systems.ec2_visit import Visits
 from jobmill.systems.ec2_way import Way
 from jobmill.systems.far_host import FarHost
@@ -72,6 +75,7 @@ class Ec2System(SshSystem):
         self.options = options
         self._spool = spool
         self._folder = spool / "ec2" / name
+        self._origin = Origin(since=self._since, region=options.region or "", leader=secrets.token_hex(4))
         self._placed = Placed(self._folder / "placed")
         self._way = Way(name, options.host, self._folder, spool)
         self._keys: HostKeys | None = None
@@ -105,7 +109,7 @@ class Ec2System(SshSystem):
             return True
         if not fleet.leads:
             with contextlib.suppress(OSError):
-                self._placed.led(self._since)
+                self._placed.led(f"{self._origin}")
             fleet.leads = True
             _leading[self._folder] = fleet
             with contextlib.suppress(OSError):  # a cache: without it the first job tells
@@ -113,8 +117,8 @@ class Ec2System(SshSystem):
         return True
 
     def handle_for(self, token: Token) -> Handle:
-        """Return the handle, which names no host: instances come and go."""
-        return f"{self._since}/{token}"
+        """Return the handle, which names no instance: they come and go."""
+        return f"{self._origin}/{token}"
 
     def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
         """Put launches in line for an instance; never blocks, asks nobody."""
@@ -180,9 +184,10 @@ class Ec2System(SshSystem):
         for host in sorted(mine, key=lambda host: -host.used):
             if host.has_room(cpus, ahead=False) and self._begun().place(host.name, cpus, it.token):
                 try:
-                    self._placed.note([(it.token, host.name)])
-                except OSError as error:
-                    logger.warning("%s: cannot note where %s runs: %s", self.name, it.token, error.strerror)
+                    self._placed.note([(it.token, host.name)], durable=True)
+                except OSError as error:  # not noted, it could be taken for one that never started
+                    logger.warning("%s: %s waits, it cannot be noted where: %s", self.name, it.token, error)
+                    return None
                 return host
         return None
 
@@ -272,11 +277,13 @@ class Ec2System(SshSystem):
         What has come home is noted here before the instance is told that nobody needs it there: so whoever dies
         meanwhile, the launch neither keeps its instance for long, nor is its end missed with it.
         """
-        token = _token(handle)
+        token = token_of(handle)
         if (home := Home.read(folder, token, globs)) is not None:
             with contextlib.suppress(SystemUnavailable):
                 self._let_go(handle)
             return [glob for glob in globs if glob in home.unmatched]
+        if elsewhere := self._gone([handle]):
+            raise SystemUnavailable(elsewhere[token])
         if not self._found(handle):
             raise SystemUnavailable(f"{self.name}: not every instance has answered yet")
         id_ = self._placed.of(token)
@@ -289,7 +296,7 @@ class Ec2System(SshSystem):
 
     def _let_go(self, handle: Handle) -> None:
         """Mark a launch at its instance as fetched; raise SystemUnavailable where that is not certain."""
-        token = _token(handle)
+        token = token_of(handle)
         if self._places.of(token) is None:
             self._found(handle)
             self._places.look(self._asked([handle]), self._gone([handle]))
@@ -306,7 +313,7 @@ class Ec2System(SshSystem):
         until = time.monotonic() + FIND
         while True:
             self._asked_for([handle])
-            if self._placed.of(_token(handle)) in self.hosts or self._begun().whole:
+            if self._placed.of(token_of(handle)) in self.hosts or self._begun().whole:
                 return True
             if time.monotonic() > until:
                 return False
@@ -325,9 +332,9 @@ class Ec2System(SshSystem):
             words = str(error)
             self._begun().hurry()
         with contextlib.suppress(OSError):
-            known = {_token(h): self._places.name(_token(h)) for h, it in seen.items() if it.alive}
+            known = {token_of(h): self._places.name(token_of(h)) for h, it in seen.items() if it.alive}
             self._placed.note([(token, id_) for token, id_ in known.items() if id_])
-        fleet = self._begun()
+        fleet, elsewhere = self._begun(), self._gone(handles)
         whole, held = fleet.whole, fleet.held
         for handle in handles:
             look = seen.get(handle)
@@ -335,9 +342,13 @@ class Ec2System(SshSystem):
                 seen[handle] = Observation(state=look.state, reason=held)
             if look is not None and look.state not in (NativeState.ABSENT, NativeState.UNKNOWN):
                 continue
-            id_ = self._placed.of(_token(handle))
+            id_ = self._placed.of(token_of(handle))
+            if token_of(handle) in elsewhere:
+                continue
             if id_ is not None and (fate := fleet.fate(id_)):
                 seen[handle] = Observation(state=NativeState.ABSENT, reason=FATES[fate], host=id_)
+            elif id_ is not None and id_ not in self.hosts:  # the others know nothing of it, which proves nothing
+                seen[handle] = Observation(state=NativeState.UNKNOWN, reason=f"{id_}: {fleet.words(id_) or words}")
             elif look is None and not self.hosts and whole:
                 seen[handle] = Observation(state=NativeState.ABSENT, reason="there is no instance")
             elif look is None or look.state is NativeState.UNKNOWN or not whole:
@@ -352,10 +363,15 @@ class Ec2System(SshSystem):
         if self.hosts:
             with contextlib.suppress(SystemUnavailable):  # those that are gone have an answer all the same
                 found.update(super().exit_info(handles))
-        fleet = self._begun()
+        fleet, elsewhere = self._begun(), self._gone(handles)
         for handle in handles:
-            id_ = self._placed.of(_token(handle))
-            if handle not in found and id_ is not None and (fate := fleet.fate(id_)):
+            id_ = self._placed.of(token_of(handle))
+            if (
+                token_of(handle) not in elsewhere
+                and handle not in found
+                and id_ is not None
+                and (fate := fleet.fate(id_))
+            ):
                 found[handle] = ExitInfo(
                     exit_status=ExitStatus.ABORTED,
                     reason=fate,
@@ -373,11 +389,14 @@ class Ec2System(SshSystem):
         answers: dict[Token, Handle | Settled] = dict.fromkeys(handles, Settled.NOT_STARTED)
         if self.hosts:
             answers.update(super().settle(launches))
-        fleet = self._begun()
+        fleet, elsewhere = self._begun(), self._gone(list(handles.values()))
         whole = fleet.whole
         for token, handle in handles.items():
             id_ = self._placed.of(token)
             if answers[token] == handle:
+                continue
+            if token in elsewhere:
+                answers[token] = Settled.UNKNOWN
                 continue
             if id_ is not None and id_ not in self.hosts:
                 answers[token] = handle if fleet.fate(id_) else Settled.UNKNOWN  # the next poll tells its end
@@ -391,11 +410,13 @@ class Ec2System(SshSystem):
         """Signal every process of each launch; one whose instance is gone is gone."""
         self._asked_for(handles)
         gone = dict(super().kill(handles, force=force))
-        fleet = self._begun()
+        fleet, elsewhere = self._begun(), self._gone(handles)
         whole = fleet.whole
         for handle in handles:
-            id_ = self._placed.of(_token(handle))
-            if id_ is not None and id_ not in self.hosts:  # the others know nothing of it, which proves nothing
+            id_ = self._placed.of(token_of(handle))
+            if token_of(handle) in elsewhere:
+                gone[handle] = gone[handle] and self._places.of(token_of(handle)) is not None
+            elif id_ is not None and id_ not in self.hosts:  # the others know nothing of it, which proves nothing
                 gone[handle] = fleet.fate(id_) is not None
             elif not self.hosts:
                 gone[handle] = whole
@@ -415,10 +436,22 @@ class Ec2System(SshSystem):
 
     def _may_be_gone(self, handle: Handle) -> bool:
         """Tell whether a launch that nobody noted may have been on an instance that ended since."""
-        since = handle.partition("/")[0]
-        if self._placed.complete(since):
+        origin = Origin.of(handle)
+        if self._placed.complete(f"{origin}"):
             return False
-        return any(not it.live and (it.ended or time.time()) >= float(since) for it in self._begun().instances)
+        if time.time() - origin.since > SHOWN / 2:  # EC2 may have forgotten it
+            return True
+        return any(not it.live and (it.ended or time.time()) >= origin.since for it in self._begun().instances)
+
+    def _gone(self, handles: Sequence[Handle]) -> dict[Token, str]:
+        """Return the launches that are in a region where we do not look, and what to do about it."""
+        gone = {}
+        for handle in handles:
+            there, here = Origin.of(handle).region, self.options.region
+            if there and here and there != here:
+                words = f"it is in {there}, and {self.name} is in {here} by now: set region: {there} until its jobs "
+                gone[token_of(handle)] = words + "have ended"
+        return gone
 
     def _asked(self, handles: Sequence[Handle]) -> dict[Token, float]:
         """As any host's, but none is taken for rebooted: a young instance is young, and a rebooted one is let go."""
@@ -428,7 +461,7 @@ class Ec2System(SshSystem):
         """Begin to look at the instances of the record to which these launches belong."""
         for handle in handles[:1]:
             with contextlib.suppress(ValueError):
-                self._serve(_record(_token(handle)))
+                self._serve(_record(token_of(handle)))
         self._follow()
 
     def _serve(self, record: str, *, keep: bool = False) -> None:
@@ -471,10 +504,6 @@ class Ec2System(SshSystem):
 
 def _want(it: Submission) -> Want:
     return Want(intent=it.token.rpartition(":")[0], slots=max(1, it.cpus))
-
-
-def _token(handle: Handle) -> Token:
-    return handle.partition("/")[2]
 
 
 def _record(token: Token) -> str:

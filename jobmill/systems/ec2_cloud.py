@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mypy_boto3_ec2 import EC2Client
 
 PAGE = 500  # instances of one answer; EC2 allows 5 to 1000
+VALUES = 200  # of one filter, at most
 STATES = ("pending", "running", "shutting-down", "stopping", "stopped", "terminated")
 
 
@@ -112,6 +113,17 @@ class Cloud:
             {"Name": f"tag:{RECORD}", "Values": [_literal(record)]},
             {"Name": f"tag:{SYSTEM}", "Values": [_literal(system)]},
         ]
+        found = self._described(filters)
+        return [it for it in found if it.ours(record, system)]  # a filter has wildcards; a tag of ours has to be equal
+
+    def by_id(self, ids: Sequence[str]) -> Sequence[Instance]:
+        """Return those of these instances that EC2 knows, whatever tags they bear by now."""
+        found: list[Instance] = []
+        for n in range(0, len(ids), VALUES):
+            found += self._described([{"Name": "instance-id", "Values": list(ids[n : n + VALUES])}])
+        return found
+
+    def _described(self, filters: Any) -> list[Instance]:
         found: list[Instance] = []
         try:
             for page in self._client.get_paginator("describe_instances").paginate(
@@ -123,7 +135,7 @@ class Cloud:
             raise _unavailable("DescribeInstances", error) from error
         except NO_ANSWER as error:
             raise SystemUnavailable(f"EC2: DescribeInstances: {error}") from error
-        return [it for it in found if it.ours(record, system)]  # a filter has wildcards; a tag of ours has to be equal
+        return found
 
     def launch(self, request: Mapping[str, Any]) -> Instance:
         """RunInstances; the same request with the same ClientToken again is the same instance.

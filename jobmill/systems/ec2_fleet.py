@@ -82,6 +82,8 @@ class Fleet:
         self._placed: dict[str, int] = {}  # instance -> slots by launches of this process
         self._claims = Claims(clock)
         self._missing: dict[str, float] = {}  # instances that were asked for and not shown, since when
+        self._strays: dict[str, Instance] = {}  # those of them that EC2 knows by their ids
+        self._proved: set[str] = set()  # and those that it does not know, for long
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
         self._refused: dict[str, tuple[float, float]] = {}  # EC2 does not end it: asked again when, after what pause
         self._visited: dict[str, float] = {}
@@ -172,16 +174,22 @@ class Fleet:
         """Return ``preempted`` or ``node_fail`` for an instance that is proved to be gone, else None."""
         with self._lock:
             it = self._instances.get(host)
-            if it is None:  # EC2 shows what has ended for an hour; that it shows nothing has to last
-                missing = self._missing.setdefault(host, self._clock())
-                fresh = self._clock() - self._looked < FRESH
-                return "node_fail" if fresh and self._clock() - missing >= FRESH else None
+            if it is None and host in self._proved:
+                return "node_fail"
+            if it is None:  # EC2 shows what has ended for an hour; that it knows it no more, by its id, has to last
+                self._missing.setdefault(host, self._clock())
+                it = self._strays.get(host)
+            if it is None:
+                return None
         return None if it.state != "terminated" else "preempted" if it.taken_away else "node_fail"
 
     def words(self, host: str) -> str:
         """Return what EC2 says of why an instance is as it is."""
         with self._lock:
-            it = self._instances.get(host)
+            it, stray = self._instances.get(host), self._strays.get(host)
+        if it is None and stray is not None and stray.state != "terminated":
+            return f"it is {stray.state}, and somebody has removed our tags"
+        it = it or stray
         return "" if it is None else it.words or it.reason or it.state
 
     @property
@@ -265,12 +273,21 @@ class Fleet:
     def _look(self, cloud: Cloud) -> None:
         """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""
         found = {it.id: it for it in cloud.instances(self.record, self.name)}
+        with self._lock:
+            asked = [id_ for id_ in self._missing if id_ not in found]
+        strays = {it.id: it for it in cloud.by_id(asked)} if asked else {}
         at = self._clock()
         with self._lock:
             self._fresh = {id_: (it, t) for id_, (it, t) in self._fresh.items() if id_ not in found and at - t < SHOWS}
             found.update((id_, it) for id_, (it, _) in self._fresh.items())
-            self._instances = found
-            for id_ in self._missing.keys() & found.keys():
+            self._instances, self._strays = found, strays
+            for id_ in [*(self._missing.keys() & found.keys()), *strays]:
+                self._missing[id_] = at
+                if id_ in found:
+                    del self._missing[id_]
+            gone = [id_ for id_ in asked if id_ in self._missing and at - self._missing[id_] >= FRESH]
+            self._proved.update(gone)
+            for id_ in gone:
                 del self._missing[id_]
             for known in (self._use, self._visited):
                 for id_ in [id_ for id_ in known if id_ not in found or not found[id_].live]:

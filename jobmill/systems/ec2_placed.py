@@ -2,7 +2,7 @@
 
 A file of lines, appended by whoever leads before a launch is sent, and by whoever sees one:
 
-    led <since>             from here on every launch whose handle has this time is in the file
+    led <origin>            from here on every launch whose handle begins so is in the file
     <token> <instance>
 
 It may be lost: then a job whose instance is gone is `lost` instead of `preempted` or `node_fail`.
@@ -10,6 +10,7 @@ It may be lost: then a job whose instance is gone is `lost` instead of `preempte
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,16 +26,17 @@ class Placed:
         self._led: set[str] = set()
         self._offset = 0
 
-    def led(self, since: int) -> None:
-        """Note that a process leads whose handles begin with this time; raises OSError."""
-        if f"{since}" not in self._led:
+    def led(self, origin: str) -> None:
+        """Note that a process leads whose handles begin so; raises OSError."""
+        if origin not in self._led:
             self._trim()
-            self._append([f"led {since}"])
+            self._append([f"led {origin}"], durable=True)
 
-    def note(self, places: Sequence[tuple[str, str]]) -> None:
-        """Note (token, instance) of each that is new; raises OSError."""
+    def note(self, places: Sequence[tuple[str, str]], *, durable: bool = False) -> None:
+        """Note (token, instance) of each that is new; raises OSError. ``durable``: it outlives a loss of power."""
         self._read()
-        self._append([f"{token} {instance}" for token, instance in places if self._found.get(token) != instance])
+        lines = [f"{token} {instance}" for token, instance in places if self._found.get(token) != instance]
+        self._append(lines, durable=durable)
         self._found.update(places)
 
     def of(self, token: str) -> str | None:
@@ -43,16 +45,25 @@ class Placed:
             self._read()
         return self._found.get(token)
 
-    def complete(self, since: str) -> bool:
-        """Tell whether every launch whose handle has this time is noted here."""
+    def complete(self, origin: str) -> bool:
+        """Tell whether every launch whose handle begins so is noted here."""
         self._read()
-        return since in self._led
+        return origin in self._led
 
-    def _append(self, lines: Sequence[str]) -> None:
-        if lines:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with self._file.open("a") as file:
-                file.write("".join(f"{line}\n" for line in lines))
+    def _append(self, lines: Sequence[str], *, durable: bool) -> None:
+        if not lines:
+            return
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, 2)
+                torn = file.read(1) != b"\n"  # by a full disk: what follows is a line of its own
+            else:
+                torn = False
+            file.write("".join(f"{line}\n" for line in ["", *lines][not torn :]).encode())
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
 
     def _trim(self) -> None:
         """Drop the older half of a long file, and with it what it was complete for."""

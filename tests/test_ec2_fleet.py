@@ -671,3 +671,53 @@ def test_tags_that_somebody_removed_prove_no_end(cloud: Cloud, tmp_path: Path) -
     cloud.ec2.terminate_instances(InstanceIds=[id_])
     one.turn()
     assert one.fate(id_) == "node_fail"
+
+
+def test_what_never_comes_up_is_not_launched_again_and_again(cloud: Cloud, tmp_path: Path) -> None:
+    ways = Ways()
+    ways.usual = None  # a wrong image, a wrong security group
+    one = fleet(cloud, tmp_path, ways, clock=(clock := Clock()), max_instances=2, boot=60)
+    one.want(wants(cloud, "a", "b"))
+    there = []
+    for _ in range(120):
+        one.turn()
+        there.append(len(cloud.live(record=cloud.record)))
+        clock.now += 60
+    assert cloud.count("RunInstances") <= 10 and sum(there) < 20  # minutes of two hours
+    assert "did not come up in 60 s" in one.held and "next try" in one.held
+    ways.usual = 0  # mended
+    for _ in range(62):
+        one.turn()
+        clock.now += 60
+        if len(one.hosts()) == 2:
+            break
+    else:
+        pytest.fail("it does not launch any more")
+    ended(cloud, one)
+
+
+def test_what_ends_at_once_is_told_with_ec2_s_words(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()), visit=dead())
+    one.want(wants(cloud, "a"))
+    for _ in range(30):
+        one.turn()
+        for id_ in cloud.live(record=cloud.record):  # a disk whose key it may not use: pending, then terminated
+            cloud.ec2.terminate_instances(InstanceIds=[id_])
+        clock.now += 5
+    assert cloud.count("RunInstances") <= 3 and "did not come up: " in one.held, one.held
+    assert "initiated" in one.held  # EC2's words
+
+
+def dead() -> Ways:
+    ways = Ways()
+    ways.usual = None
+    return ways
+
+
+def test_a_clock_ahead_of_ec2_s_ends_nothing_that_boots(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, dead(), boot=60)
+    one._now = lambda: time.time() + 240
+    one.want(wants(cloud, "a"))
+    for _ in range(3):
+        one.turn()
+    assert len(cloud.live(record=cloud.record)) == 1 and cloud.count("RunInstances") == 1

@@ -87,6 +87,7 @@ class Fleet:
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
         self._refused: dict[str, tuple[float, float]] = {}  # EC2 does not end it: asked again when, after what pause
         self._visited: dict[str, float] = {}
+        self._young: dict[str, float] = {}  # launched by us, and never reached; since when
         self._held = ""
         self._looked = -1e9  # when EC2 last answered
 
@@ -341,6 +342,8 @@ class Fleet:
                 self._use[id_] = Use(taken=None, met=was.met, silent_since=silent)
                 return
             self._visited[id_] = at
+            if self._young.pop(id_, None) is not None:
+                self._launcher.met()
             idle = None if taken or mine else was.idle_since if was.idle_since is not None else at
             self._use[id_] = Use(taken=max(taken, mine), met=True, idle_since=idle)
 
@@ -350,7 +353,8 @@ class Fleet:
         with self._lock:
             instances, use, waiting = list(self._instances.values()), dict(self._use), self._waiting
             waiting += tuple(self._claims.waiting())
-        age = {it.id: max(0.0, now - it.launched) for it in instances}
+        # our own by our clock, which may differ from EC2's
+        age = {it.id: at - self._young[it.id] if it.id in self._young else now - it.launched for it in instances}
         assert self._spend is not None
         spent = self._spend.spent(now, [it.id for it in instances], self.options.price)
         todo = plan(
@@ -363,14 +367,18 @@ class Fleet:
             spent=spent,
             bumps=self._launcher.bumps,
         )
+        for id_ in [id_ for id_ in self._young if id_ not in age or not self._instances[id_].live or id_ in todo.end]:
+            del self._young[id_]
+            self._launcher.dud(todo.end.get(id_) or self.words(id_) or "it is gone", at)
         self._end(cloud, todo.end)
         for name in todo.launch:
-            if self._clock() - at > TURN or self._closed:
+            if self._clock() - at > TURN or self._closed or (self._launcher.probing and self._young):
                 break
             for made in self._launcher.launch(cloud, [name], at):
                 with self._lock:
                     self._instances[made.id] = made
                     self._fresh[made.id] = (made, at)
+                    self._young[made.id] = at
         with self._lock:
             self._held = todo.held or (self._launcher.held(at) if todo.launch else "")
             return bool(waiting or self._leaving or any(not self._met(it.id) for it in instances if it.live))

@@ -13,6 +13,10 @@ from jobmill.systems.ec2_instance import Instance
 logger = logging.getLogger("jobmill")
 
 FIRST, LONGEST = 10.0, 300.0  # seconds of the pauses after refusals, each twice as long as the one before
+DUD, DUD_LONGEST = (
+    6,
+    3600.0,
+)  # after instances that never came up: each so many times as long as the one before, seconds
 
 
 class Launcher:
@@ -27,11 +31,29 @@ class Launcher:
         self._refusals = 0
         self._until = 0.0
         self._words = ""
+        self._duds = 0  # in a row
         self.bumps: dict[str, int] = {}  # intent -> attempts that EC2 knows and does not show
 
     def held(self, now: float) -> str:
         """Return why nothing is launched now, EC2's own words; empty: it may be tried."""
         return f"EC2: {self._words}; next try in {self._until - now:.0f} s" if now < self._until else ""
+
+    @property
+    def probing(self) -> bool:
+        """True while nothing comes up: one launch at a time is enough to see that it is mended."""
+        return self._duds > 1
+
+    def dud(self, words: str, now: float) -> None:
+        """Note that what was launched ended, or had to be ended, before it could be reached: it costs all the same."""
+        if now >= self._until:  # several that were launched together are one
+            self._duds += 1
+        self._until = max(self._until, now + min(DUD_LONGEST, FIRST * DUD ** min(self._duds - 1, 16)))
+        self._words = f"what was launched did not come up: {words}"
+        logger.warning("%s: %s", self._system, self._words)
+
+    def met(self) -> None:
+        """Note that an instance has come up."""
+        self._duds = 0
 
     def launch(self, cloud: Cloud, names: Sequence[str], now: float) -> list[Instance]:
         """Launch these, as far as EC2 lets us; return what was launched, now or by the same call before."""

@@ -155,6 +155,18 @@ def test_whatever_is_there_no_rule_is_broken(data: st.DataObject) -> None:
         assert it.state != "terminated" and not (it.live and (use[id_].taken or 0) > 0)
 
 
+def test_what_was_launched_under_another_configuration_is_not_counted_too_cheap(tmp_path: Path) -> None:
+    budget = {"per_hour": 1.2, "per_day": 10, "price": PRICES}
+    spot = options(budget=budget, spot=True, max_price=0.01)
+    there = [instance("i-1", launched=1e9), instance("i-2", type="x9.huge", launched=1e9)]  # on demand, no price
+    busy = {it.id: BUSY for it in there}
+    assert not decide(spot, there, wants("a"), use=busy).launch  # 0.5 + 1.0 an hour
+    assert decide(spot, [instance("i-1", spot=True)], wants("a"), use=busy).launch
+    spend = Spend(tmp_path / "spend")
+    spend.note(there, 1e9 + 3600)
+    assert spend.spent(1e9 + 3600, ["i-1", "i-2"], spot.price) == pytest.approx(1.5)
+
+
 def test_the_spend_of_a_day_survives_a_restart_and_what_ec2_forgets(tmp_path: Path) -> None:
     file = tmp_path / "spend"
     spend = Spend(file)
@@ -163,7 +175,10 @@ def test_the_spend_of_a_day_survives_a_restart_and_what_ec2_forgets(tmp_path: Pa
     ended = instance("i-1", "terminated", launched=day, ended=day + 3600)
     spend.note([ended, instance("i-2", launched=day)], day + 7200)
     again = Spend(file)
-    price = {"t3.micro": 1.0}.get
+
+    def price(type_: str, spot: bool) -> float:
+        return {"t3.micro": 1.0}[type_]
+
     assert again.spent(day + 7200, ["i-1", "i-2"], price) == pytest.approx(3.0)
     assert again.spent(day + 10800, ["i-2"], price) == pytest.approx(4.0)  # one that is not shown any more counts
     assert again.spent(day + 10800, [], price) == pytest.approx(4.0)  # nor one that vanished between two looks
@@ -178,8 +193,8 @@ def test_a_minute_is_the_least_and_a_torn_line_is_passed_over(tmp_path: Path) ->
     with file.open("a") as more:
         more.write(json.dumps({"id": 7}) + '\n{"id": "i-9", "ty')
     spend = Spend(file)
-    assert spend.spent(1e9 + 10, [], {"t3.micro": 60.0}.get) == pytest.approx(1.0)
-    assert Spend(tmp_path / "none").spent(1.0, [], {}.get) == 0
+    assert spend.spent(1e9 + 10, [], lambda type_, spot: 60.0) == pytest.approx(1.0)
+    assert Spend(tmp_path / "none").spent(1.0, [], lambda type_, spot: 1.0) == 0
 
 
 @pytest.mark.parametrize(

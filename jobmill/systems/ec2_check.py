@@ -43,7 +43,7 @@ def check_fleet(name: str, options: Ec2Options, folder: Path, record: str) -> Se
     checks.append(Check(name="instances", ok=True, detail=f"{len(live)} of {options.max_instances} run or boot"))
     if options.budget is not None:
         spent = Spend(folder / "spend").spent(time.time(), [it.id for it in there], options.price)
-        rate = sum(options.price(it.type) or 0.0 for it in live)
+        rate = sum(options.price(it.type, it.spot) for it in live)
         detail = f"${spent:.4g} in the last 24 hours, ${rate:.4g} an hour now"
         checks.append(Check(name="spend", ok=True, detail=detail))
     else:

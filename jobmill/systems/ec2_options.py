@@ -108,10 +108,15 @@ class Ec2Options:
             )
         return found
 
-    def price(self, type_: str) -> float | None:
-        """Return the dollars an hour that an instance of a type is counted with; None: nobody said."""
-        known = None if self.budget is None else self.budget.price.get(type_)
-        return self.max_price if self.max_price is not None else known
+    def price(self, type_: str, spot: bool = True) -> float:
+        """Return the dollars an hour that an instance is counted with; one without a price as the dearest that has one.
+
+        ``spot``: of a spot instance, which EC2 takes back rather than that it costs more than ``max_price``.
+        """
+        if spot and self.max_price is not None:
+            return self.max_price
+        known = {} if self.budget is None else self.budget.price
+        return known.get(type_, max(known.values(), default=0.0))
 
 
 def _word(value: Any) -> str:

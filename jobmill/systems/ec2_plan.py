@@ -132,8 +132,8 @@ def over_budget(options: Ec2Options, live: Sequence[Instance], more: int, spent:
     budget = options.budget
     if budget is None:
         return ""
-    dearest = max(options.price(type_) or 0.0 for type_ in options.types)
-    rate = sum(options.price(it.type) or dearest for it in live) + (more + 1) * dearest
+    dearest = max(options.price(type_, options.spot) for type_ in options.types)
+    rate = sum(options.price(it.type, it.spot) for it in live) + (more + 1) * dearest
     if budget.per_hour is not None and rate > budget.per_hour + 1e-9:
         return f"the budget of ${budget.per_hour:g} an hour: with one more it would be ${rate:.4g}"
     if budget.per_day is not None and spent + rate > budget.per_day + 1e-9:

@@ -28,6 +28,7 @@ class Paid:
     launched: float
     seen: float  # the last time at which it was there
     ended: float | None = None
+    spot: bool = False
 
 
 class Spend:
@@ -58,7 +59,7 @@ class Spend:
             paid = it.state in PAID
             ended = None if paid else it.ended or (one.ended if one and one.ended else now)
             if one is None or one.ended != ended or (paid and now - one.seen >= KEEP):
-                one = Paid(id=it.id, type=it.type, launched=it.launched, seen=now, ended=ended)
+                one = Paid(id=it.id, type=it.type, launched=it.launched, seen=now, ended=ended, spot=it.spot)
                 self._paid[it.id] = one
                 lines.append(json.dumps(one.__dict__))
         for id_ in [id_ for id_, one in self._paid.items() if self._until(one, now, id_ in there) < now - DAY]:
@@ -71,13 +72,13 @@ class Spend:
                 with self._file.open("a") as file:
                     file.write("".join(f"{line}\n" for line in lines))
 
-    def spent(self, now: float, there: Iterable[str], price: Callable[[str], float | None]) -> float:
+    def spent(self, now: float, there: Iterable[str], price: Callable[[str, bool], float]) -> float:
         """Return the dollars of the last 24 hours; ``there``: the ids of the last look."""
         shown, dollars = set(there), 0.0
         for one in self._paid.values():
             until = max(self._until(one, now, one.id in shown), one.launched + LEAST)
             hours = max(0.0, until - max(one.launched, now - DAY)) / 3600
-            dollars += hours * (price(one.type) or 0.0)
+            dollars += hours * price(one.type, one.spot)
         return dollars
 
     @staticmethod

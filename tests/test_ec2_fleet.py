@@ -9,7 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,10 @@ class Ways:
         self.answers: dict[str, int | None] = {}
         self.usual: int | None = 0
         self.renewed: list[str] = []
+        self.kept: list[str] = []
+
+    def keep(self, names: Collection[str]) -> None:
+        self.kept = sorted(names)
 
     def __call__(self, host: FleetHost, *, renew: bool) -> int | None:
         if renew:
@@ -721,3 +725,22 @@ def test_a_clock_ahead_of_ec2_s_ends_nothing_that_boots(cloud: Cloud, tmp_path: 
     for _ in range(3):
         one.turn()
     assert len(cloud.live(record=cloud.record)) == 1 and cloud.count("RunInstances") == 1
+
+
+def test_nothing_is_kept_for_an_instance_that_is_gone(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, ways := Ways())
+    one.want(wants(cloud, "a"))
+    one.turn()
+    one.turn()
+    assert ways.kept == cloud.live(record=cloud.record)
+    ended(cloud, one)
+    one.turn()
+    assert ways.kept == []
+
+
+def test_a_thousand_hosts_are_named_in_no_time(cloud: Cloud) -> None:
+    keys = HostKeys(cloud.folder / "id")
+    first = [keys.public(f"r.1:{n}:0") for n in range(1000)]
+    began = time.monotonic()
+    assert [keys.public(f"r.1:{n}:0") for n in range(1000)] == first
+    assert time.monotonic() - began < 0.05

@@ -323,6 +323,8 @@ class Fleet:
                     renew = bool(use.taken) if blind or not self.leads else True
                     due.append((host, renew and not (self.leads and it.id in self._leaving)))
             due.sort(key=lambda one: not self._met(one[0].name))  # who does not answer takes time
+            live = [it.id for it in self._instances.values() if it.live]
+        self._visit.keep(live)
         for id_ in hidden:
             self._note_visit(id_, None)
         if not due:

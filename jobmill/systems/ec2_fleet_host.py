@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,3 +54,6 @@ class Visit(Protocol):
 
         None: it does not answer, or is not ready. Has a time limit of its own; never raises.
         """
+
+    def keep(self, names: Collection[str]) -> None:
+        """Let go of what is kept for all hosts but these."""

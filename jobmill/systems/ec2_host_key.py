@@ -28,6 +28,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from jobmill.errors import ConfigError
 
+MOST = 4096  # public keys that are kept in mind
+
 
 class HostKeys:
     """Derives host keys from one login key."""
@@ -47,6 +49,7 @@ class HostKeys:
             raise ConfigError(f"{file} has a passphrase; nobody is there to type it: ssh-keygen -p -N ''") from None
         except (ValueError, UnsupportedAlgorithm) as error:
             raise ConfigError(f"{file} is no private key: {error}; make one: ssh-keygen -t ed25519 -N ''") from None
+        self._public: dict[str, str] = {}
         self.login = public.decode()  # the login key's public half, as in authorized_keys
 
     def _key(self, launch: str) -> Ed25519PrivateKey:
@@ -56,7 +59,12 @@ class HostKeys:
 
     def public(self, launch: str) -> str:
         """Return ``ssh-ed25519 <base64>``, the key that the host of this launch has to show."""
-        return self._key(launch).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+        if (found := self._public.get(launch)) is None:  # asked for at every look at the fleet
+            found = self._key(launch).public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+            if len(self._public) >= MOST:
+                self._public.clear()
+            self._public[launch] = found
+        return found
 
     def private(self, launch: str) -> str:
         """Return the host's private key for cloud-init, in OpenSSH's own format, which every sshd reads.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.systems.ec2_fleet_host import FleetHost
@@ -78,6 +78,11 @@ class Visits:
             return None
         _, found, number = rest.rpartition(ANSWER)
         return int(number) if found else None
+
+    def keep(self, names: Collection[str]) -> None:
+        """Let go of the links to all others."""
+        for name in self._links.keys() - set(names):
+            self._links.pop(name).close()
 
     def close(self) -> None:
         """Let go of all links."""

@@ -213,6 +213,30 @@ def test_inputs_of_what_cannot_run_cost_no_instance(world: World, tmp_path: Path
     assert not world.cloud.count("RunInstances")
 
 
+def test_a_claim_goes_to_another_instance_when_its_own_is_gone(world: World, tmp_path: Path) -> None:
+    (tmp_path / "in").write_text("seven\n")
+    system = world.system(idle=300)
+    assert system.lead()
+    told = Notices(system)
+    launch = world.submission("a", "cat in", inputs=(Transfer(source=str(tmp_path / "in"), target="in"),))
+    carrier = world.system()
+    there: list[str] = []
+
+    def progress(words: str) -> None:
+        found = world.cloud.live(record=world.cloud.record)
+        if words == "waits for its instance" and not there:
+            there.extend(found)
+            world.cloud.ec2.terminate_instances(InstanceIds=found)
+
+    hosts, carrier._follow = carrier._follow, lambda: None  # type: ignore[method-assign]
+    with ThreadPoolExecutor(1) as pool:
+        carried = pool.submit(carrier.stage_in, launch, progress)
+        told.until(lambda: there, 60)
+        carrier._follow = hosts  # type: ignore[method-assign]
+        told.until(carried.done, 60)
+        assert carried.result().place not in there
+
+
 def test_an_instance_that_ec2_took_back_preempts_its_job(world: World) -> None:
     system = world.system(spot=True)
     assert system.lead()
@@ -264,7 +288,7 @@ def test_another_region_in_the_configuration_proves_nothing(world: World, tmp_pa
     told.until(lambda: told.starts)
     moved = world.system(region="us-east-1", subnet=None)
     until(lambda: (moved.status([handle]), moved._begun().whole)[1], 30, 0.3)
-    moved._begun()._proved.update(world.cloud.live())
+    moved._begun()._fates._proved.update(world.cloud.live())
     look = moved.status([handle])[handle]
     assert look.state is NativeState.UNKNOWN and "set region: eu-west-1" in (look.reason or "")
     assert moved.exit_info([handle]) == {} and moved.kill([handle], force=True) == {handle: False}

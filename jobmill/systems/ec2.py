@@ -58,6 +58,7 @@ logger = logging.getLogger("jobmill")
 
 _leading: dict[Path, Fleet] = {}  # of this process, by folder: who stages inputs asks it for an instance
 FIND = 15.0  # seconds
+HURRY = 2.0  # seconds between two looks at EC2 for an instance that somebody else sees
 FATES = {"preempted": "EC2 took its spot instance back", "node_fail": "its instance is gone"}
 
 
@@ -225,7 +226,9 @@ class Ec2System(SshSystem):
                     logger.warning("%s: cannot take up %s: %s", self.name, id_, error)
                     continue
                 self.hosts[id_] = host
-                if self._begun().leads:
+        if self._begun().leads:  # also those that were taken up before it led
+            for host in self.hosts.values():
+                if host.channel is None:
                     self._epoll.register(host.begin(self._begun().record).fileno(), select.EPOLLIN)
 
     # Staging: beside the loop, by an instance of its own.
@@ -241,7 +244,7 @@ class Ec2System(SshSystem):
         if words := self._too_large(submission):
             raise StageFailed(words)
         walk(Here(), submission.inputs, progress)  # what is missing here is told before an instance costs anything
-        want, began = _want(submission), time.monotonic()
+        want = _want(submission)
         self._serve(_record(submission.token), keep=True)
         fleet.serve(_record(submission.token))
         fleet.start()
@@ -251,25 +254,29 @@ class Ec2System(SshSystem):
             progress(words)
 
         try:
-            while (place := fleet.claim(submission.token, want)) is None:
-                waited, held = time.monotonic() - began, fleet.held
-                if waited > (PATIENCE if held else self.options.boot + PATIENCE):
-                    raise SystemUnavailable(held or "no instance came up")
-                told("waits for an instance")
-                time.sleep(0.2)
-            while place not in self.hosts:  # this one looks for itself
-                if time.monotonic() - began > self.options.boot + 2 * PATIENCE:
-                    raise SystemUnavailable(f"{place} does not answer")
-                told("waits for its instance")
-                time.sleep(0.2)
-                self._begun().hurry()
-                self._follow()
+            place = self._berth(fleet, submission.token, want, told)
             return super().stage_in(replace(submission, place=place), told)
         except StageStopped:
             raise  # perhaps another carrier goes on, at the same instance; else the claim runs out
         except BaseException:
             fleet.release(submission.token)
             raise
+
+    def _berth(self, fleet: Fleet, token: Token, want: Want, told: Progress) -> str:
+        """Wait for a slot of an instance which this one sees, too; return the instance, or raise SystemUnavailable."""
+        began = hurried = time.monotonic()
+        while (place := fleet.claim(token, want)) is None or place not in self.hosts:
+            waited, held = time.monotonic() - began, "" if place else fleet.held
+            if waited > (PATIENCE if held else self.options.boot + (2 if place else 1) * PATIENCE):
+                raise SystemUnavailable(held or (f"{place} does not answer" if place else "no instance came up"))
+            told("waits for its instance" if place else "waits for an instance")
+            time.sleep(0.2)
+            if place:
+                if time.monotonic() - hurried > HURRY:
+                    self._begun().hurry()
+                    hurried = time.monotonic()
+                self._follow()
+        return place
 
     def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
         """As any host's; that no instance has it is told only when all have been asked.

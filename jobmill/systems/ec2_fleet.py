@@ -19,6 +19,7 @@ from jobmill.errors import SystemUnavailable
 from jobmill.systems.breaker import Breaker
 from jobmill.systems.ec2_claims import Claims
 from jobmill.systems.ec2_cloud import Cloud
+from jobmill.systems.ec2_fates import Fates
 from jobmill.systems.ec2_fleet_host import FleetHost, Visit
 from jobmill.systems.ec2_host_key import HostKeys
 from jobmill.systems.ec2_instance import Instance
@@ -81,9 +82,7 @@ class Fleet:
         self._use: dict[str, Use] = {}
         self._placed: dict[str, int] = {}  # instance -> slots by launches of this process
         self._claims = Claims(clock)
-        self._missing: dict[str, float] = {}  # instances that were asked for and not shown, since when
-        self._strays: dict[str, Instance] = {}  # those of them that EC2 knows by their ids
-        self._proved: set[str] = set()  # and those that it does not know, for long
+        self._fates = Fates(clock)
         self._leaving: set[str] = set()  # being ended: nothing is placed there any more
         self._refused: dict[str, tuple[float, float]] = {}  # EC2 does not end it: asked again when, after what pause
         self._visited: dict[str, float] = {}
@@ -174,24 +173,12 @@ class Fleet:
     def fate(self, host: str) -> str | None:
         """Return ``preempted`` or ``node_fail`` for an instance that is proved to be gone, else None."""
         with self._lock:
-            it = self._instances.get(host)
-            if it is None and host in self._proved:
-                return "node_fail"
-            if it is None:  # EC2 shows what has ended for an hour; that it knows it no more, by its id, has to last
-                self._missing.setdefault(host, self._clock())
-                it = self._strays.get(host)
-            if it is None:
-                return None
-        return None if it.state != "terminated" else "preempted" if it.taken_away else "node_fail"
+            return self._fates.of(host)
 
     def words(self, host: str) -> str:
         """Return what EC2 says of why an instance is as it is."""
         with self._lock:
-            it, stray = self._instances.get(host), self._strays.get(host)
-        if it is None and stray is not None and stray.state != "terminated":
-            return f"it is {stray.state}, and somebody has removed our tags"
-        it = it or stray
-        return "" if it is None else it.words or it.reason or it.state
+            return self._fates.words(host)
 
     @property
     def whole(self) -> bool:
@@ -275,21 +262,14 @@ class Fleet:
         """Ask EC2 for all with our tags; raises SystemUnavailable, and then nothing has changed."""
         found = {it.id: it for it in cloud.instances(self.record, self.name)}
         with self._lock:
-            asked = [id_ for id_ in self._missing if id_ not in found]
+            asked = self._fates.wanted(found)
         strays = {it.id: it for it in cloud.by_id(asked)} if asked else {}
         at = self._clock()
         with self._lock:
             self._fresh = {id_: (it, t) for id_, (it, t) in self._fresh.items() if id_ not in found and at - t < SHOWS}
             found.update((id_, it) for id_, (it, _) in self._fresh.items())
-            self._instances, self._strays = found, strays
-            for id_ in [*(self._missing.keys() & found.keys()), *strays]:
-                self._missing[id_] = at
-                if id_ in found:
-                    del self._missing[id_]
-            gone = [id_ for id_ in asked if id_ in self._missing and at - self._missing[id_] >= FRESH]
-            self._proved.update(gone)
-            for id_ in gone:
-                del self._missing[id_]
+            self._instances = found
+            self._fates.note(found, asked, strays)
             for known in (self._use, self._visited):
                 for id_ in [id_ for id_ in known if id_ not in found or not found[id_].live]:
                     del known[id_]
@@ -357,7 +337,8 @@ class Fleet:
             waiting += tuple(self._claims.waiting())
         # our own by our clock, which may differ from EC2's
         age = {it.id: at - self._young[it.id] if it.id in self._young else now - it.launched for it in instances}
-        assert self._spend is not None
+        if self._spend is None:  # it leads since a moment ago
+            return True
         spent = self._spend.spent(now, [it.id for it in instances], self.options.price)
         todo = plan(
             self.options,

@@ -217,6 +217,21 @@ def test_a_launch_whose_reply_is_lost_stays_one(cloud: Cloud, tmp_path: Path) ->
     ended(cloud, one)
 
 
+def test_a_launch_whose_reply_is_lost_before_it_is_throttled_stays_one(cloud: Cloud, tmp_path: Path) -> None:
+    one = fleet(cloud, tmp_path, clock=(clock := Clock()), instance_type=["t3.micro", "t3.small"])
+    one.want(wants(cloud, "a"))
+    cloud.fails["RunInstances"] = ["InsufficientInstanceCapacity"] * 3
+    cloud.cuts["RunInstances"] = 1
+    cloud.on["after RunInstances"] = lambda: cloud.fails.update(RunInstances=["RequestLimitExceeded"] * 2)
+    one.turn()
+    assert "RequestLimitExceeded" in one.held and len(cloud.live(record=cloud.record)) == 1
+    cloud.blind = 1
+    clock.now += 60
+    one.turn()
+    assert len(cloud.live(record=cloud.record)) == 1
+    ended(cloud, one)
+
+
 def test_two_leaders_on_two_machines_launch_the_same(cloud: Cloud, tmp_path: Path) -> None:
     fleets = [fleet(cloud, tmp_path / name) for name in "ab"]
     for one in fleets:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
+import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from jobmill.systems import process_tree
-from jobmill.systems.ec2_visit import COUNT
+from jobmill.systems.ec2_visit import COUNT, MOST, Visits
 from jobmill.systems.far_desk import Desk
 from jobmill.systems.run_folder import append, end_line, header, never_started, seal, take
 
@@ -97,3 +102,30 @@ def test_what_will_never_have_an_end_counts_for_an_hour_since_that_was_seen(tmp_
 def test_a_marker_that_was_taken_just_now_counts(tmp_path: Path) -> None:
     run = launch(tmp_path, "a")
     assert count(tmp_path) == 1 and not (run.parent / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"hello\njobmill-taken 2\n", 2),
+        (b"jobmill-taken -5\n", 0),  # never free slots that it does not have, nor busy for ever
+        (b"jobmill-taken many\n", None),
+        (b"", None),
+        (b"x" * (MOST + 1), None),
+    ],
+)
+def test_an_instance_may_say_anything(answer: bytes, found: int | None) -> None:
+    ours, theirs = socket.socketpair()
+
+    def say() -> None:
+        with theirs, contextlib.suppress(OSError):
+            theirs.sendall(b'{"ok": true}\n' + answer)
+
+    link: Any = SimpleNamespace(open=lambda command: ours, close=lambda: None)
+    host: Any = SimpleNamespace(name="i-1", renew="true", ready="true")
+    talks = threading.Thread(target=say)
+    talks.start()
+    visits = Visits(lambda it: link, lambda: "jobs")
+    assert visits(host, renew=True) == found
+    visits.close()
+    talks.join()

@@ -73,7 +73,10 @@ class Launcher:
             try:
                 one = cloud.launch(self._request(name, type_))
             except Refused as no:
-                self._unclear.pop(name, None)
+                if no.worth is Worth.THROTTLED:  # the last of several tries; one before it may have worked
+                    self._unclear[name] = type_
+                else:
+                    self._unclear.pop(name, None)
                 if no.worth is Worth.USED:  # it has been here, and has ended; or it was another configuration
                     intent = name.rpartition(":")[0]
                     self.bumps[intent] = self.bumps.get(intent, 0) + 1

@@ -15,6 +15,7 @@ from jobmill.systems.ssh_link import SshLink
 UNFETCHED = 60  # minutes for which results that nobody has fetched keep their instance, at most
 DEADLINE = 10.0  # seconds
 ANSWER = b"jobmill-taken "
+MOST = 1 << 20  # bytes of an answer, with what a login prints
 # $1: the folder of run folders; $2: minutes for which results count. What is marked was fetched, and what is sealed
 # left nothing. A run without an end whose processes are gone never gets one: it counts as if it had ended when that is
 # first seen. One whose marker is young may be about to be spawned.
@@ -73,11 +74,13 @@ class Visits:
                 if not part:
                     break
                 data += part
+                if len(data) > MOST:  # an instance is not trusted
+                    return None
         first, _, rest = data.partition(b"\n")
         if not json.loads(first).get("ok"):
             return None
         _, found, number = rest.rpartition(ANSWER)
-        return int(number) if found else None
+        return max(0, int(number)) if found else None
 
     def keep(self, names: Collection[str]) -> None:
         """Let go of the links to all others."""

@@ -21,6 +21,8 @@ from jobmill.systems.run_folder import append, end_line, header, never_started, 
 
 pytestmark = pytest.mark.timeout(60)
 
+LIFE = f"r{os.getpid()}.1"  # a launch is looked for by its token on the whole machine
+
 
 def count(spool: Path, minutes: int = 60) -> int:
     done = subprocess.run(
@@ -40,7 +42,7 @@ def launch(spool: Path, job: str, lines: bytes = b"") -> Path:
     """Take a launch's marker, as a runner does; return its `run` file."""
     folder = spool / "jobs" / job / "run.1"
     folder.mkdir(parents=True)
-    os.close(take(os.fsencode(folder), header(f"r.1:{job}:1", "-") + lines))
+    os.close(take(os.fsencode(folder), header(f"{LIFE}:{job}:1", "-") + lines))
     return folder / "run"
 
 
@@ -53,7 +55,7 @@ def test_where_nothing_is_nothing_is_counted(tmp_path: Path) -> None:
     assert count(tmp_path) == 0
     (tmp_path / "jobs").mkdir()
     assert count(tmp_path) == 0
-    seal(os.fsencode(tmp_path), "r.1:a:1", "-", "not_started", "its starter died")
+    seal(os.fsencode(tmp_path), f"{LIFE}:a:1", "-", "not_started", "its starter died")
     assert count(tmp_path) == 0
 
 
@@ -61,7 +63,7 @@ def test_what_ended_counts_until_it_is_fetched_and_for_an_hour_at_most(tmp_path:
     run = launch(tmp_path, "a", end_line("exit", never_started("x", "y")))
     assert count(tmp_path) == 1
     desk = Desk(os.fsencode(tmp_path), "aws")
-    desk.tidy([("r.2:a:1", 0.0), ("r.1:b:1", 0.0)])  # another life of it, and one that is not here
+    desk.tidy([("r.2:a:1", 0.0), (f"{LIFE}:b:1", 0.0)])  # another life of it, and one that is not here
     assert count(tmp_path) == 1
     aged(run, 59)
     assert count(tmp_path) == 1
@@ -69,7 +71,7 @@ def test_what_ended_counts_until_it_is_fetched_and_for_an_hour_at_most(tmp_path:
     assert count(tmp_path) == 0
     aged(run, 0)
     for _ in range(2):  # a question may be repeated
-        desk.tidy([("r.1:a:1", 0.0)])
+        desk.tidy([(f"{LIFE}:a:1", 0.0)])
     assert count(tmp_path) == 0
 
 
@@ -80,7 +82,7 @@ def test_what_runs_counts_however_long(tmp_path: Path) -> None:
     aged(run, 5000)
     other = launch(tmp_path, "fled", b"pid 4194304 1\n")  # its first process is gone, another is not
     aged(other, 5000)
-    with subprocess.Popen(["sleep", "30"], env={"JOBMILL_TOKEN": "r.1:fled:1"}) as child:
+    with subprocess.Popen(["sleep", "30"], env={"JOBMILL_TOKEN": f"{LIFE}:fled:1"}) as child:
         try:
             assert count(tmp_path) == 2
             assert not (run.parent / "gone").exists()

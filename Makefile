@@ -33,7 +33,7 @@ format: $(VENV)/.developed ## Put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-servers: $(VENV)/.developed ## Provide Valkey, Redis 7, Redis 6.2 and a container engine for the tests
+servers: $(VENV)/.developed ## Provide Valkey, Redis 7, Redis 6.2, docker and podman for the tests
 	@$(BIN)/python tests/servers.py
 	@$(BIN)/python tests/engines.py
 

@@ -1,6 +1,7 @@
-"""Provides a container engine for the tests: Debian's Docker, started by hand with a data root and a socket of its own.
+"""Provides container engines for the tests: Debian's Docker, started by hand, and podman, each with folders of its own.
 
     docker      dockerd and the docker CLI; root installs them with apt where they are missing
+    podman      likewise; no daemon, nothing listens
     images      without a registry: made of what this machine has (`images`)
 
 Nothing of an engine that the machine may have is touched. ``python tests/engines.py`` installs what is missing.
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -24,9 +25,15 @@ import pytest
 
 PACKAGES = ("docker.io", "iptables", "busybox-static", "docker-compose")
 PROGRAMS = ("dockerd", "docker", "containerd", "busybox")
+PODMAN_PACKAGES = ("podman", "runc", "catatonit", "busybox-static")
+PODMAN_PROGRAMS = ("podman", "conmon", "runc", "catatonit", "busybox")
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin:/sbin:/bin"
 IMAGE = "jobmill-test/busybox:1"
 FIX = f"as root: apt-get install --no-install-recommends {' '.join(PACKAGES)} (`python tests/engines.py` does it)"
+
+PODMAN_FIX = (
+    f"as root: apt-get install --no-install-recommends {' '.join(PODMAN_PACKAGES)} (`python tests/engines.py` does it)"
+)
 
 
 class Missing(Exception):
@@ -35,13 +42,16 @@ class Missing(Exception):
 
 def provide() -> None:
     """Install what is missing, where that is possible; raise Missing where it is not."""
-    missing = [name for name in (*PROGRAMS, "docker-compose") if shutil.which(name, path=PATH) is None]
+    wanted = {*PROGRAMS, "docker-compose", *PODMAN_PROGRAMS}
+    missing = [name for name in wanted if shutil.which(name, path=PATH) is None]
     if missing and os.geteuid() == 0 and shutil.which("apt-get"):
         # RUNLEVEL=1: on a machine with an init the package must not start an engine of its own
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *PACKAGES]):
+        packages = dict.fromkeys((*PACKAGES, *PODMAN_PACKAGES))
+        for words in (["update", "-q"], ["install", "-q", "-y", "--no-install-recommends", *packages]):
             subprocess.run(["apt-get", *words], env=environment, timeout=900, check=True, stdout=subprocess.DEVNULL)
     locate()
+    locate_podman()
 
 
 def locate() -> None:
@@ -52,8 +62,18 @@ def locate() -> None:
         raise Missing(f"{', '.join(missing)} missing: {FIX}")
 
 
+def locate_podman() -> None:
+    """Raise Missing where the tests' podman cannot run."""
+    if os.geteuid() != 0:
+        raise Missing("a podman of the tests' own needs root")
+    if missing := [name for name in PODMAN_PROGRAMS if shutil.which(name, path=PATH) is None]:
+        raise Missing(f"{', '.join(missing)} missing: {PODMAN_FIX}")
+
+
 class Dockerd:
     """One engine with everything below a folder of its own. ``network``: with a bridge, in a namespace of its own."""
+
+    program = "docker"
 
     def __init__(self, *, network: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="jobmill-dockerd-"))
@@ -112,6 +132,10 @@ class Dockerd:
         """Return what a command of the docker CLI prints."""
         return self.docker(*words).stdout.decode().strip()
 
+    def remove(self, *containers: str) -> None:
+        """Remove containers, whatever they do."""
+        self.docker("rm", "--force", *containers)
+
     def load(self, name: str, image: bytes, *changes: str) -> None:
         """Make an image of a tar file; ``changes``: lines of a Dockerfile."""
         self.docker("import", *(f"--change={line}" for line in changes), "-", name, data=image)
@@ -168,16 +192,97 @@ class Dockerd:
         subprocess.run(argv, check=True, capture_output=True, timeout=20, env=os.environ | {"PATH": PATH})
 
 
+class Podman:
+    """Podman with all that it keeps below a folder of its own; it has no daemon, `host` is None.
+
+    ``program`` is what the tests name as engine: a script that tells podman where its folders are.
+    """
+
+    host = None
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="jobmill-podman-"))
+        self.program = str(self.folder / "podman")
+
+    def start(self) -> None:
+        """Write its configuration, and ask it for its version."""
+        here, podman = self.folder, shutil.which("podman", path=PATH)
+        assert podman is not None, PODMAN_FIX
+        storage = f'[storage]\ndriver = "vfs"\nrunroot = "{here}/run"\ngraphroot = "{here}/graph"\n'
+        settings = [
+            "[engine]",
+            'cgroup_manager = "cgroupfs"',  # there may be no systemd
+            'events_logger = "file"',
+            'runtime = "runc"',
+            *(f'{name} = "{here}/{name}"' for name in ("static_dir", "volume_path", "tmp_dir")),
+            "[containers]",
+            "default_ulimits = []",  # its own is above what a container in a container may have
+            "[network]",
+            f'network_config_dir = "{here}/network"',
+        ]
+        (here / "storage.conf").write_text(storage)
+        (here / "containers.conf").write_text("\n".join(settings) + "\n")
+        script = f"export CONTAINERS_CONF={here}/containers.conf CONTAINERS_STORAGE_CONF={here}/storage.conf"
+        Path(self.program).write_text(f'#!/bin/sh\n{script} PATH="{PATH}"\nexec {podman} "$@"\n')
+        Path(self.program).chmod(0o755)
+        self.out("version")
+
+    def docker(self, *words: str, check: bool = True, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
+        """Run a command of it."""
+        given = {"input": data} if data is not None else {"stdin": subprocess.DEVNULL}
+        return subprocess.run([self.program, *words], capture_output=True, timeout=60, check=check, **given)  # type: ignore[call-overload]
+
+    def out(self, *words: str) -> str:
+        """Return what a command of it prints."""
+        return self.docker(*words).stdout.decode().strip()
+
+    def load(self, name: str, image: bytes, *changes: str) -> None:
+        """Make an image of a tar file; ``changes``: lines of a Dockerfile."""
+        self.docker("import", *(f"--change={line}" for line in changes), "-", name, data=image)
+
+    def remove(self, *containers: str) -> None:
+        """Remove containers, whatever they do, without ten seconds for those that ignore TERM."""
+        self.docker("rm", "--force", "--time=0", *containers)
+
+    def stop(self) -> None:
+        """Remove its containers, and all that it kept."""
+        with suppress(subprocess.SubprocessError):
+            self.docker("rm", "--all", "--force", "--time=0", check=False)
+        places = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
+        for place in reversed([place for place in places if place.startswith(f"{self.folder}/")]):
+            subprocess.run(["umount", "-l", place], check=False, capture_output=True, timeout=20)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 @contextmanager
-def engine_for_tests(*, network: bool = False) -> Iterator[Dockerd]:
-    """Give an engine with one image; where there can be none, fail the test in CI and skip it elsewhere."""
+def podman_for_tests() -> Iterator[Podman]:
+    """Give podman with one image; where there is none, fail the test in CI and skip it elsewhere."""
+    with _or_not(provide, locate_podman):
+        podman = Podman()
     try:
-        provide() if os.environ.get("CI") == "true" else locate()
+        podman.start()
+        podman.load(IMAGE, images.busybox(), "ENV PATH=/bin", "ENV OF_IMAGE=1")
+        yield podman
+    finally:
+        podman.stop()
+
+
+@contextmanager
+def _or_not(get: Callable[[], None], look: Callable[[], None]) -> Iterator[None]:
+    try:
+        get() if os.environ.get("CI") == "true" else look()
     except Missing as error:
         if os.environ.get("CI") == "true":
             pytest.fail(f"CI has to have an engine: {error}", pytrace=False)
         pytest.skip(str(error))
-    dockerd = Dockerd(network=network)
+    yield
+
+
+@contextmanager
+def engine_for_tests(*, network: bool = False) -> Iterator[Dockerd]:
+    """Give an engine with one image; where there can be none, fail the test in CI and skip it elsewhere."""
+    with _or_not(provide, locate):
+        dockerd = Dockerd(network=network)
     try:
         dockerd.start()
         dockerd.load(IMAGE, images.busybox(), "ENV PATH=/bin", "ENV OF_IMAGE=1")
@@ -205,6 +310,7 @@ def main() -> int:
         print(f"docker   missing: {error}", file=sys.stderr)
         return 1 if os.environ.get("CI") == "true" else 0
     print(f"docker   {shutil.which('dockerd', path=PATH)}")
+    print(f"podman   {shutil.which('podman', path=PATH)}")
     return 0
 
 

@@ -18,7 +18,7 @@ import pytest
 import redis
 from conftest import Server
 from ec2world import CREDENTIALS, PORT, REGION, Cloud, Machines, cloud_in
-from engines import IMAGE, Dockerd, engine_for_tests
+from engines import IMAGE, Dockerd, Podman, engine_for_tests, podman_for_tests
 from farm import Missing, Sshd, free_port, make_key, one_sshd
 from planted_systems import Detached, Far, Held, Polled
 from rq_pool import Pool
@@ -199,6 +199,27 @@ class TestDocker(Conformance):
         return DockerSystem.build(
             "docker", {"host": f"unix://{spool}/none", "image": IMAGE, "volumes": [str(spool.parent)]}, spool
         )
+
+
+class TestPodman(TestDocker):
+    """The same by podman, which has no daemon."""
+
+    many = 10  # each is a process of its own: what a second cannot take is told as transient
+    podman: ClassVar[Podman]
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _engine(cls) -> Iterator[None]:
+        with podman_for_tests() as cls.podman:
+            yield
+
+    def make(self, spool: Path) -> ExecutionSystem:
+        options = {"engine": self.podman.program, "image": IMAGE, "poll_interval": 0.2, "volumes": [str(spool.parent)]}
+        return DockerSystem.build("docker", options, spool)
+
+    def make_absent(self, spool: Path) -> ExecutionSystem:
+        options = {"engine": str(spool / "podman"), "image": IMAGE, "volumes": [str(spool.parent)]}
+        return DockerSystem.build("docker", options, spool)
 
 
 class TestEc2(Conformance):

@@ -14,13 +14,20 @@ from typing import Any
 from jobmill.systems.system import ExitInfo, ExitStatus
 
 _TINI = re.compile(r"^\[FATAL tini \(\d+\)\] (exec .* failed: .*)$", re.MULTILINE)  # the engine's --init
+_CATATONIT = re.compile(
+    r"\AERROR \(catatonit:\d+\): failed to exec pid1: (.+)\n\Z"
+)  # podman's --init, which exits with 1
+# words of runc, crun and catatonit where the exit code does not say it: podman's start exits with 125 for both
+_NOT_THERE = re.compile(r"exec.*(not found in|no such file or directory)", re.IGNORECASE | re.DOTALL)
+_NO_PROGRAM = re.compile(r"exec.*(permission denied|exec format error)", re.IGNORECASE | re.DOTALL)
+UNSTARTED = ("created", "configured", "initialized")  # podman's start passes through all three, and may die in between
 _NOT_EXECUTED = (126, 127)
 
 
 def ended(state: Mapping[str, Any]) -> bool:
     """Tell whether a container is over, or could not be started. One that is held is neither."""
     word = str(state.get("Status", "")).lower()
-    if word in ("created", "configured", "initialized"):
+    if word in UNSTARTED:
         return bool(state.get("Error")) or bool(state.get("ExitCode"))
     return word in ("exited", "dead", "stopped")
 
@@ -54,14 +61,15 @@ def record_of(
         "ended": finished,
     }
     refused = str(state.get("Error") or "")
-    tini = _TINI.search(last_words) if code in _NOT_EXECUTED else None
+    tini = _TINI.search(last_words) if code in _NOT_EXECUTED else _CATATONIT.search(last_words) if code == 1 else None
     if started is None or tini:
+        words = (tini[0].strip() if code == 1 else tini[1]) if tini else refused or "the engine did not say why"
         return ExitInfo(
             exit_status=ExitStatus.ABORTED_BEFORE_RUNNING,
-            exit_value=code if code in _NOT_EXECUTED else None,
+            exit_value=code if code in _NOT_EXECUTED else _value_of(words),
             reason="start_failed",
             evidence="the container's init could not start the program" if tini else "the engine could not start it",
-            message=tini[1] if tini else refused or "the engine did not say why",
+            message=words,
             **known,
         )
     known |= {"started": started, "message": message or refused or None}
@@ -106,6 +114,13 @@ def record_of(
         evidence=f"engine: exit code {code}: the program's own, or {name}; neither an OOM kill nor a kill of ours",
         **known,
     )
+
+
+def _value_of(words: str) -> int | None:
+    """Return the exit value that a shell has for what the words say, None where they are of something else."""
+    if _NOT_THERE.search(words):
+        return 127
+    return 126 if _NO_PROGRAM.search(words) else None
 
 
 def _name_of(number: int) -> str:

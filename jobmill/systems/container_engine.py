@@ -27,6 +27,10 @@ _DOWN = re.compile(
 _NONE = re.compile(
     r"No such (?:container|object):? \"?([^\s\":]+)|no (?:container|object) .*\"([^\"\s]+)\"", re.IGNORECASE
 )
+_LATER = re.compile(
+    r"no space left|too many open files|resource temporarily unavailable|is being removed|toomanyrequests",
+    re.IGNORECASE,
+)
 _HOST = {"podman": "CONTAINER_HOST"}  # variable that names the engine's address; DOCKER_HOST elsewhere
 _ROW = '{"id":{{json .ID}},"state":{{json .State}},"token":{{json (.Label "jobmill.token")}}}'
 _FACTS = '{"id":{{json .Id}},"name":{{json .Name}},"state":{{json .State}},"labels":{{json .Config.Labels}}}'
@@ -49,6 +53,11 @@ class Answer:
         """The engine's own words for what went wrong."""
         text = re.sub(r"^(Error response from daemon|Error): ", "", self.err.strip(), flags=re.MULTILINE)
         return text[:WORDS] or f"exit {self.code}"
+
+    @property
+    def passing(self) -> bool:
+        """True where the engine lacks something now that it may have later: the same again may work."""
+        return _LATER.search(self.err) is not None
 
     @property
     def missing(self) -> set[str]:
@@ -87,8 +96,9 @@ class ContainerEngine:
         deadline: float | None = None,
         env: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
+        stdin: int = subprocess.DEVNULL,
     ) -> Answer:
-        """Run one command of the engine.
+        """Run one command of the engine. ``stdin``: a descriptor that it has while it runs, and hands on to nobody.
 
         Raises SystemUnavailable when certainly nothing happened (no program, nobody answers), Unanswered otherwise.
         """
@@ -96,7 +106,7 @@ class ContainerEngine:
             done = subprocess.run(
                 [self.program, *words],
                 env={**self.env, **env} if env else self.env,
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 capture_output=True,
                 timeout=deadline or self.deadline,
                 pass_fds=tuple(pass_fds),
@@ -130,7 +140,9 @@ class ContainerEngine:
     def listed(self, labels: Mapping[str, str]) -> dict[str, Listed]:
         """Return by id every container with these labels. Raises SystemUnavailable."""
         filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
-        out = self.ask("ps", "--all", "--no-trunc", *filters, "--format", _ROW)
+        out = self.ask("ps", "--all", "--no-trunc", *filters, "--format", "json" if self.podman else _ROW)
+        if self.podman:
+            return {str(row["Id"]): Listed(str(row["State"]).lower(), _token(row["Labels"])) for row in json.loads(out)}
         rows = [json.loads(line) for line in out.splitlines() if line.strip()]
         return {str(row["id"]): Listed(str(row["state"]).lower(), str(row["token"])) for row in rows}
 
@@ -141,8 +153,9 @@ class ContainerEngine:
         """
         found: dict[str, dict[str, Any]] = {}
         for some in _chunks(names):
-            answer = self.call("container", "inspect", "--format", _FACTS, *some)
-            rows = [json.loads(line) for line in answer.out.splitlines() if line.strip()]
+            form = () if self.podman else ("--format", _FACTS)  # podman's format fails with all when one is missing
+            answer = self.call("container", "inspect", *form, *some)
+            rows = _podman_facts(answer.out) if self.podman else [json.loads(row) for row in answer.out.splitlines()]
             found.update((str(row["id"]), row) for row in rows)
             if answer.code and len(rows) + len(answer.missing & set(some)) < len(set(some)):
                 raise SystemUnavailable(answer.words)
@@ -161,6 +174,18 @@ class ContainerEngine:
     def installed(self) -> bool:
         """Tell whether its program is here."""
         return shutil.which(self.program) is not None
+
+
+def _token(labels: Mapping[str, str] | None) -> str:
+    return str((labels or {}).get("jobmill.token", ""))
+
+
+def _podman_facts(text: str) -> list[dict[str, Any]]:
+    """Return of podman's whole answer what `_FACTS` asks of docker."""
+    return [
+        {"id": it["Id"], "name": it["Name"], "state": it["State"], "labels": it["Config"]["Labels"]}
+        for it in (json.loads(text) if text.strip() else ())
+    ]
 
 
 def _chunks(names: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,12 +1,14 @@
 """The run folder of a launch in a container: who may start it, how it ended, and what it wrote.
 
 Its `run` file is the one of `run_folder`, without a pid: ``sent <ticks> <signal>`` and ``over <ticks>`` say what we did
-to it. It is written by us alone, but lies where the job can write: the end counts that the engine tells first.
+to it, ``link <name> <JSON path>`` where the spec put a stream. It is written by us alone, but lies where the job can
+write: the end counts that the engine tells first.
 """
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -57,7 +59,11 @@ class ContainerFolder:
             new.write_text(text, encoding="utf-8")
             self._give(new, owner)
             new.replace(self.path / name)
+        known = self.links()
         for name, place in links.items():
+            if name not in known:  # the first counts: later the job may have put a link of its own in the way
+                real = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))  # noqa: PTH118,PTH119,PTH120
+                run_folder.append(self._path, b"link %s %s\n" % (name.encode(), json.dumps(real).encode()))
             with suppress(FileExistsError):
                 (self.path / name).symlink_to(place)
         if folder is not None:  # else the engine makes it, as root
@@ -83,6 +89,17 @@ class ContainerFolder:
         """Return what the `run` file says, None where there is none or it is another life's."""
         run = run_folder.read(self._path)
         return run if run is not None and run.token == self.token else None
+
+    def links(self) -> dict[str, str]:
+        """Return by name where streams go that the spec put elsewhere: by the `run` file, which no job can write."""
+        found: dict[str, str] = {}
+        with suppress(OSError, ValueError):
+            for line in (self.path / "run").read_text("utf-8", "surrogateescape").splitlines():
+                word, _, rest = line.partition(" ")
+                if word == "link":
+                    name, _, place = rest.partition(" ")
+                    found.setdefault(name, str(json.loads(place)))
+        return found
 
     def exit(self) -> ExitInfo | None:
         """Return the end that was taken down."""
@@ -148,17 +165,21 @@ class ContainerFolder:
         return self.read("stderr", -LAST_WORDS, LAST_WORDS, follow=False).decode("utf-8", "replace")
 
     def read(self, name: str, offset: int, limit: int, *, follow: bool) -> bytes:
-        """Return a part of a file, b"" where there is none. ``follow``: a link may lead elsewhere.
+        """Return a part of a file, b"" where there is none. ``follow``: to where the spec put a stream.
 
-        An offset below 0 counts from the end. The job may have put anything there: what is no file is empty.
+        An offset below 0 counts from the end. The job may have put anything there: what is no file is empty, and a link
+        of its own, which for us may lead to what it cannot see, is, too.
         """
         if "/" in name or "\0" in name or name in ("", ".", ".."):
             raise ValueError(f"{name!r} is not the name of a file in the run folder")
+        place = self.links().get(name) if follow else None
         try:
-            fd = os.open(self.path / name, os.O_RDONLY | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW))
+            fd = os.open(place or self.path / name, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
         except OSError:
             return b""
         try:
+            if place and str(Path(f"/proc/self/fd/{fd}").readlink()) != place:  # a folder above it became a link
+                return b""
             return os.pread(fd, limit, offset if offset >= 0 else max(0, os.fstat(fd).st_size + offset))
         except OSError:
             return b""

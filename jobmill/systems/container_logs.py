@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import subprocess
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import IO
 
 from jobmill.systems.container_engine import DEADLINE, ContainerEngine
+from jobmill.systems.container_folder import ContainerFolder
 from jobmill.systems.system import Token
 
 REFUSALS = 3  # after so many the engine will not give the output: the end must not wait for it
@@ -58,10 +60,11 @@ class Collector:
 
     def __init__(self, engine: ContainerEngine) -> None:
         self._engine = engine
-        self._under_way: dict[Token, tuple[subprocess.Popen[bytes], Path]] = {}
+        self._under_way: dict[Token, tuple[subprocess.Popen[bytes], ContainerFolder]] = {}
         self._refusals: dict[Token, int] = {}
+        self._secret = secrets.token_hex(8)
 
-    def bring(self, wanted: Mapping[Token, tuple[str, Path]], until: float) -> dict[Token, str]:
+    def bring(self, wanted: Mapping[Token, tuple[str, ContainerFolder]], until: float) -> dict[Token, str]:
         """Bring stdout and stderr of (container, run folder) until a monotonic time.
 
         Returns those that are there whole, with the engine's words where it will not give them, else "". What takes
@@ -79,7 +82,7 @@ class Collector:
                 token = waiting.pop()
                 container, folder = wanted[token]
                 with suppress(OSError):  # a full disk: again at the next call
-                    self._under_way[token] = self._begin(container, folder), folder
+                    self._under_way[token] = self._begin(container, folder.path), folder
             if not (self._under_way.keys() & wanted.keys() or waiting) or time.monotonic() > until:
                 self._refusals = {token: n for token, n in self._refusals.items() if token in wanted}
                 return whole
@@ -92,13 +95,17 @@ class Collector:
             child.wait()
             for name in STREAMS:
                 with suppress(OSError):
-                    _own(folder, name).unlink()
+                    self._own(folder.path, name).unlink()
         self._under_way = {}
+
+    def _own(self, folder: Path, name: str) -> Path:
+        """Return where a stream is written before it is whole: no other's, and no name that a job could guess."""
+        return folder / f".{name}.{os.getpid()}.{self._secret}"
 
     def _begin(self, container: str, folder: Path) -> subprocess.Popen[bytes]:
         with ExitStack() as files:
             out, err = (
-                files.enter_context(os.fdopen(os.open(_own(folder, name), _NEW, 0o644), "wb")) for name in STREAMS
+                files.enter_context(os.fdopen(os.open(self._own(folder, name), _NEW, 0o644), "wb")) for name in STREAMS
             )
             return subprocess.Popen(
                 [self._engine.program, "logs", container],
@@ -108,18 +115,22 @@ class Collector:
                 stderr=err,
             )
 
-    def _keep(self, token: Token, code: int, folder: Path) -> str | None:
+    def _keep(self, token: Token, code: int, folder: ContainerFolder) -> str | None:
         """Give what was brought its name, unless the stream went elsewhere (`stdout:` of the job); None: not yet."""
         words = ""
         try:
             if code:
-                words = _own(folder, "stderr").read_text(errors="replace")[:WORDS].strip() or f"exit {code}"
+                words = self._own(folder.path, "stderr").read_text(errors="replace")[:WORDS].strip() or f"exit {code}"
                 self._refusals[token] = self._refusals.get(token, 0) + 1
+            elsewhere = folder.links()
             for name in STREAMS:
-                if code or (folder / name).is_symlink():
-                    _own(folder, name).unlink()
-                else:
-                    _own(folder, name).replace(folder / name)
+                own, place = self._own(folder.path, name), folder.path / name
+                if code or name in elsewhere:
+                    own.unlink()
+                    continue
+                if place.is_dir() and not place.is_symlink():  # the job's; nothing else is in the way of a rename
+                    place.rename(own.with_name(f"{own.name}.moved"))
+                own.replace(place)
         except OSError:
             return None
         if 0 < self._refusals.get(token, 0) < REFUSALS and code:
@@ -129,8 +140,3 @@ class Collector:
 
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-
-
-def _own(folder: Path, name: str) -> Path:
-    """Return where a stream is written before it is whole: each process has its own."""
-    return folder / f".{name}.{os.getpid()}"

@@ -6,16 +6,18 @@ engine would start one that has ended again, so its state is asked for under a l
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from jobmill.errors import SystemUnavailable
 from jobmill.systems import container_end
-from jobmill.systems.container_engine import ContainerEngine
+from jobmill.systems.container_engine import Answer, ContainerEngine
 from jobmill.systems.container_folder import ContainerFolder
 from jobmill.systems.system import Token
 
@@ -81,12 +83,29 @@ def start(engine: ContainerEngine, container: str, folder: ContainerFolder, labe
             return
         facts = engine.inspected([container]).get(container)
         if facts is not None and ours(facts, labels) and held(facts["state"]):
-            engine.call("start", container, deadline=START, pass_fds=[right])  # a refusal stands in its state
+            # as its stdin: any other descriptor podman hands on to the process that stays with the container
+            answer = engine.call("start", container, deadline=START, stdin=right)
+            if answer.code and not answer.passing:
+                _keep_refusal(engine, container, folder, answer)
+
+
+def _keep_refusal(engine: ContainerEngine, container: str, folder: ContainerFolder, answer: Answer) -> None:
+    """Take down why a container does not start, where its state does not say so: podman forgets it at once."""
+    facts = engine.inspected([container]).get(container)
+    if facts is None or not held(facts["state"]):
+        return
+    code = answer.code if answer.code in (126, 127) else 0
+    state = {**facts["state"], "Error": answer.words, "ExitCode": code}
+    info = container_end.record_of(
+        state, container=container, host=os.uname()[1], killed=False, overdue=False, last_words="", message=""
+    )
+    with suppress(OSError):  # a full disk: it is released again, and refused again
+        folder.end(replace(info, ended=round(time.time(), 3)))
 
 
 def held(state: Mapping[str, Any]) -> bool:
     """Tell whether a container was made and never started."""
-    return str(state.get("Status", "")).lower() in ("created", "configured") and not container_end.ended(state)
+    return str(state.get("Status", "")).lower() in container_end.UNSTARTED and not container_end.ended(state)
 
 
 def ours(facts: Mapping[str, Any], labels: Mapping[str, str]) -> bool:

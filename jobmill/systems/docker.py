@@ -65,9 +65,6 @@ LEAVING = Observation(state=NativeState.RUNNING, native_state="exited", reason="
 ENDED = Observation(state=NativeState.ENDED, native_state="exited", host=HOST)
 ABSENT = Observation(state=NativeState.ABSENT, reason="the engine has no such container")
 _HANDLE = re.compile(rf"[0-9a-f]{{12,64}}/{TOKEN.pattern}", re.ASCII)
-_LATER = re.compile(
-    r"no space left|too many open files|resource temporarily unavailable|is being removed|toomanyrequests", re.I
-)
 
 
 class DockerSystem(ExecutionSystem):
@@ -158,7 +155,7 @@ class DockerSystem(ExecutionSystem):
             return _refused(
                 f"{answer.words}; jobs never pull images: {self.rules.engine} pull {image}, where the engine runs"
             )
-        if _LATER.search(answer.err):
+        if answer.passing:
             return SystemUnavailable(answer.words)
         return _refused(answer.words)
 
@@ -211,7 +208,7 @@ class DockerSystem(ExecutionSystem):
         unasked = set(created) - set(random.sample(created, min(LOOKS, len(created))))
         asked = [c for c in listed if c not in starting and c not in unasked and not self._known(c)]
         facts = self.engine.inspected(asked)
-        over = {c: f for c, f in facts.items() if container_end.ended(f["state"])}
+        over = {c: f for c, f in facts.items() if self._is_over(f)}
         whole = self._take_down(over)
         seen: dict[Handle, Observation] = {}
         for container, row in listed.items():
@@ -233,7 +230,7 @@ class DockerSystem(ExecutionSystem):
         """Tell of each by one query; what has ended is told as ended once all of it is in its run folder."""
         starting = {handle for handle in _own(handles) if self._folder(_parts(handle)[1]).is_starting()}
         facts = self._facts([handle for handle in handles if handle not in starting])
-        over = {c: f for c, f in facts.items() if container_end.ended(f["state"])}
+        over = {c: f for c, f in facts.items() if self._is_over(f)}
         whole = self._take_down(over)
         seen: dict[Handle, Observation] = dict.fromkeys(starting, STARTING)
         for handle in _own(handles):
@@ -257,7 +254,7 @@ class DockerSystem(ExecutionSystem):
             it = self._running[container] = _Running(facts, self.spool)
         if it is None:
             return ABSENT
-        steps = it.steps and progress(it.steps)
+        steps = it.steps and progress(it.steps, self._owner[0] if self._owner else os.getuid())
         overdue = it.deadline is not None and time.time() > it.deadline
         if not steps:
             return OVERDUE if overdue else RUNNING
@@ -287,12 +284,18 @@ class DockerSystem(ExecutionSystem):
         facts = self.engine.inspected(list(tokens))
         return {c: f for c, f in facts.items() if ours(f, self._labels(tokens[c]))}
 
+    def _is_over(self, facts: Mapping[str, Any]) -> bool:
+        """Tell whether a container of ours has ended, or was refused its start."""
+        if held(facts["state"]):
+            return self._folder(str(facts["labels"]["jobmill.token"])).exit() is not None
+        return container_end.ended(facts["state"])
+
     def _take_down(self, over: Mapping[str, Mapping[str, Any]]) -> set[str]:
         """Bring output and write the end of containers that have ended; return those of which all is there."""
         folders = {c: self._folder(str(f["labels"]["jobmill.token"])) for c, f in over.items()}
         whole: set[str] = set()
         brought: dict[Token, str] = {}
-        wanted: dict[Token, tuple[str, Path]] = {}
+        wanted: dict[Token, tuple[str, ContainerFolder]] = {}
         for container, folder in folders.items():
             try:
                 if folder.exit() is not None or not folder.enter():
@@ -300,7 +303,7 @@ class DockerSystem(ExecutionSystem):
                 elif when(over[container]["state"].get("StartedAt")) is None:
                     brought[folder.token] = ""  # it never ran
                 else:
-                    wanted[folder.token] = container, folder.path
+                    wanted[folder.token] = container, folder
             except run_folder.Superseded:  # nobody asks for this life any more
                 whole.add(container)
             except OSError:
@@ -343,14 +346,14 @@ class DockerSystem(ExecutionSystem):
         """Return what is held or runs."""
         listed = self.engine.listed({"jobmill.record": record, "jobmill.system": self.name})
         unclear = [container for container, row in listed.items() if row.state != "running"]
-        over = {c for c, f in self.engine.inspected(unclear).items() if container_end.ended(f["state"])}
+        over = {c for c, f in self.engine.inspected(unclear).items() if self._is_over(f)}
         return {f"{c}/{row.token}": row.token for c, row in listed.items() if c not in over}
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return a part of what was printed, or of a file in the run folder."""
         container, token = _parts(handle)
         folder = self._folder(token)
-        if stream in container_logs.STREAMS and folder.exit() is None and not (folder.path / stream).is_symlink():
+        if stream in container_logs.STREAMS and folder.exit() is None and stream not in folder.links():
             return container_logs.read(self.engine, container, stream, offset, limit)
         if folder.path.joinpath("run").exists() and folder.run() is None:
             return b""  # another life's words
@@ -416,7 +419,7 @@ class DockerSystem(ExecutionSystem):
         for handle in _own(handles):
             self._stage.drop(_parts(handle)[1])
         over = [handle for handle in _own(handles) if self._folder(_parts(handle)[1]).exit() is not None]
-        self.engine.remove([c for c, f in self._facts(over).items() if container_end.ended(f["state"])])
+        self.engine.remove([c for c, f in self._facts(over).items() if self._is_over(f)])
 
     def _sweep(self) -> None:
         """Remove containers that ended some time ago, behind; what resists is tried again."""

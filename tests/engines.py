@@ -148,6 +148,16 @@ class Dockerd:
         # its containerd dies with it, and where nobody reaps it at once it would be taken for alive
         (self.folder / "exec" / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Let the engine stand still: it takes connections and says nothing."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self._process.pid, signal.SIGCONT)
+
     def _pids(self) -> list[int]:
         """Return the daemon's pids: dockerd (behind `nsenter` it is the same process) and its containerd."""
         found = [] if self._process is None or self._process.poll() is not None else [self._process.pid]

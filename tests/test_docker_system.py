@@ -7,6 +7,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from tokens import RECORD
 from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.jobs.container import ContainerJob
 from jobmill.jobs.spec import JobSpec
-from jobmill.systems import container_starts
+from jobmill.systems import container_starts, docker
 from jobmill.systems.docker import DockerSystem
 from jobmill.systems.system import (
     ExitInfo,
@@ -639,6 +640,71 @@ def test_an_engine_that_hangs_does_not_hang_us(make: Make, tmp_path: Path, monke
     assert answer.failure is SubmitFailure.UNCLEAR
     with pytest.raises(SystemUnavailable):
         system.survey(RECORD)
+
+
+def test_a_slow_engine_keeps_nobody_silent_for_longer_than_a_lease(
+    make: Make, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every call takes two seconds: what a verb asks for after the other has one bound, well below ten seconds."""
+    slow = tmp_path / Path(engine.program).name
+    slow.write_text(f'#!/bin/sh\n[ -e {tmp_path}/fast ] || sleep 2\nexec {engine.program} "$@"\n')
+    slow.chmod(0o755)
+    (tmp_path / "fast").touch()
+    system = make(engine=str(slow))
+    monkeypatch.setattr(docker, "WHOLE", 3.0)
+    handle = held(system, ready(system, "r", command="trap '' TERM; sleep 60"))
+    system.release([handle])
+    until(lambda: running(system, handle))
+    (tmp_path / "fast").unlink()
+    for verb, args, more in (
+        (system.kill, [[handle]], {"force": True}),
+        (system.survey, [RECORD], {}),
+        (system.inventory, [RECORD], {}),
+        (system.forget, [[handle]], {}),
+    ):
+        began = time.monotonic()
+        with suppress(SystemUnavailable):
+            verb(*args, **more)  # type: ignore[operator]
+        assert time.monotonic() - began < 3.0 + docker.COLLECT + 1.0, verb
+    (tmp_path / "fast").touch()
+    assert until(lambda: system.kill([handle], force=True)[handle])
+
+
+def test_an_engine_that_stands_still_is_told_within_a_lease(system: DockerSystem, dockerd: Dockerd) -> None:
+    handle = held(system, ready(system, "r", command="sleep 60"))
+    system.release([handle])
+    until(lambda: running(system, handle))
+    submission = ready(system, "s", command="true")
+    with dockerd.stopped():
+        for verb, args, more in (
+            (system.submit, [[submission] * 9], {}),
+            (system.survey, [RECORD], {}),
+            (system.kill, [[handle]], {"force": True}),
+        ):
+            began = time.monotonic()
+            answers = None
+            with suppress(SystemUnavailable):
+                answers = verb(*args, **more)  # type: ignore[operator]
+            assert time.monotonic() - began < 9.0, verb
+            for answer in answers if verb == system.submit else ():
+                assert isinstance(answer, SubmitError)
+                assert answer.failure in (SubmitFailure.UNCLEAR, SubmitFailure.TRANSIENT)
+    assert until(lambda: system.kill([handle], force=True)[handle])
+    assert len(names(dockerd)) <= 2  # what the engine did of it after all is one container
+
+
+@pytest.mark.parametrize(
+    "words", ["Emulating Docker", "[1]", '{"id": 3}', "[]x", '{"id":"a","state":null,"labels":null}']
+)
+def test_an_engine_that_answers_nonsense_is_unavailable(make: Make, tmp_path: Path, words: str) -> None:
+    strange = tmp_path / "docker"
+    strange.write_text(f"#!/bin/sh\necho {shlex.quote(words)}\n")
+    strange.chmod(0o755)
+    system = make(engine=str(strange))
+    with pytest.raises(SystemUnavailable, match="no listing of containers"):
+        system.survey(RECORD)
+    (check, *_) = system.check()
+    assert isinstance(check.detail, str)
 
 
 def test_checks_say_what_is_there(make: Make, engine: Engine) -> None:

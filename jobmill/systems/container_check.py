@@ -34,7 +34,7 @@ def checks_of(engine: ContainerEngine, rules: ContainerRules, spool: Path) -> Se
             fix = "" if here else f"{rules.engine} pull {rules.image}"
             words = rules.image if here else f"{rules.image} is not there, and jobs never pull"
             checks.append(Check(name="image", ok=here, detail=words, fix=fix))
-    except (SystemUnavailable, ValueError) as error:
+    except (SystemUnavailable, ValueError, AttributeError) as error:
         return [Check(name="engine", ok=False, detail=str(error), fix="start it, or correct `host`; may we use it?")]
     usable = os.access(spool, os.W_OK) or (not spool.exists() and os.access(spool.parent, os.W_OK))
     fix = "" if usable else "make it writable for this user"

@@ -10,7 +10,10 @@ import os
 import re
 import shutil
 import subprocess
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,6 +82,7 @@ class ContainerEngine:
         self.program = program
         self.host = host
         self.deadline = DEADLINE
+        self._bound = threading.local()
         self._kind = "podman" if os.path.basename(program).startswith("podman") else "docker"  # noqa: PTH119
         self.env = {**os.environ}
         self.env.pop("JOBMILL_REDIS_URL", None)
@@ -89,6 +93,24 @@ class ContainerEngine:
     def podman(self) -> bool:
         """True for podman, whose options differ in places."""
         return self._kind == "podman"
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """Give the calls of this thread so long together, but for those with a deadline of their own.
+
+        An engine that is slow, and not dead, would else keep a worker silent for one deadline after the other.
+        """
+        before = getattr(self._bound, "until", None)
+        until = time.monotonic() + seconds
+        self._bound.until = until if before is None else min(before, until)
+        try:
+            yield
+        finally:
+            self._bound.until = before
+
+    def _patience(self) -> float:
+        until = getattr(self._bound, "until", None)
+        return self.deadline if until is None else max(0.01, min(self.deadline, until - time.monotonic()))
 
     def call(
         self,
@@ -102,20 +124,19 @@ class ContainerEngine:
 
         Raises SystemUnavailable when certainly nothing happened (no program, nobody answers), Unanswered otherwise.
         """
+        patience = deadline or self._patience()
         try:
             done = subprocess.run(
                 [self.program, *words],
                 env={**self.env, **env} if env else self.env,
                 stdin=stdin,
                 capture_output=True,
-                timeout=deadline or self.deadline,
+                timeout=patience,
                 pass_fds=tuple(pass_fds),
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise Unanswered(
-                f"{self.program} {words[0]} gave no answer within {deadline or self.deadline:g} s"
-            ) from None
+            raise Unanswered(f"{self.program} {words[0]} gave no answer within {patience:.2g} s") from None
         except FileNotFoundError:
             raise SystemUnavailable(
                 f"there is no program {self.program!r} here; install it, or name another by `engine`"
@@ -137,14 +158,24 @@ class ContainerEngine:
             raise SystemUnavailable(answer.words)
         return answer.out
 
+    @contextmanager
+    def _read(self, text: str) -> Iterator[None]:
+        """Make of an answer that cannot be read an engine that cannot be asked."""
+        try:
+            yield
+        except (ValueError, KeyError, TypeError, AttributeError):
+            begin = text.strip()[:200]
+            raise SystemUnavailable(f"{self.program} answers what is no listing of containers: {begin!r}") from None
+
     def listed(self, labels: Mapping[str, str]) -> dict[str, Listed]:
         """Return by id every container with these labels. Raises SystemUnavailable."""
         filters = [f"--filter=label={name}={value}" for name, value in labels.items()]
         out = self.ask("ps", "--all", "--no-trunc", *filters, "--format", "json" if self.podman else _ROW)
-        if self.podman:
-            return {str(row["Id"]): Listed(str(row["State"]).lower(), _token(row["Labels"])) for row in json.loads(out)}
-        rows = [json.loads(line) for line in out.splitlines() if line.strip()]
-        return {str(row["id"]): Listed(str(row["state"]).lower(), str(row["token"])) for row in rows}
+        with self._read(out):
+            if self.podman:
+                rows = json.loads(out)
+                return {str(row["Id"]): Listed(str(row["State"]).lower(), _token(row["Labels"])) for row in rows}
+            return {str(it["id"]): Listed(str(it["state"]).lower(), str(it["token"])) for it in _lines(out)}
 
     def inspected(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Return id, name, state and labels of containers by id; those that the engine does not have are left out.
@@ -155,8 +186,9 @@ class ContainerEngine:
         for some in _chunks(names):
             form = () if self.podman else ("--format", _FACTS)  # podman's format fails with all when one is missing
             answer = self.call("container", "inspect", *form, *some)
-            rows = _podman_facts(answer.out) if self.podman else [json.loads(row) for row in answer.out.splitlines()]
-            found.update((str(row["id"]), row) for row in rows)
+            with self._read(answer.out):
+                rows = _podman_facts(answer.out) if self.podman else _lines(answer.out)
+                found.update((str(row["id"]), row) for row in rows)
             if answer.code and len(rows) + len(answer.missing & set(some)) < len(set(some)):
                 raise SystemUnavailable(answer.words)
         return found
@@ -178,6 +210,10 @@ class ContainerEngine:
 
 def _token(labels: Mapping[str, str] | None) -> str:
     return str((labels or {}).get("jobmill.token", ""))
+
+
+def _lines(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines() if line.strip()]
 
 
 def _podman_facts(text: str) -> list[dict[str, Any]]:

@@ -13,12 +13,13 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
 from jobmill.systems import container_end, container_launch, container_logs, run_folder
@@ -49,9 +50,12 @@ from jobmill.systems.system import (
     Token,
 )
 
+P = ParamSpec("P")
+R = TypeVar("R")
 HOST = socket.gethostname()
 AT_ONCE = 4  # commands of the engine at the same time
-PATIENCE = 4.0  # seconds after which a submit sends no more: a worker that is silent for ten counts as dead
+WHOLE = 7.0  # seconds for all that one verb asks of the engine: a worker that is silent for ten counts as dead
+PATIENCE = 4.0  # seconds after which a submit sends no more
 LOOKS = 8  # containers in line for their start that one survey asks for
 COLLECT = 2.0  # seconds that one query takes at most for the output of what has ended
 SWEEP = 50  # ended containers that are removed at once
@@ -65,6 +69,19 @@ LEAVING = Observation(state=NativeState.RUNNING, native_state="exited", reason="
 ENDED = Observation(state=NativeState.ENDED, native_state="exited", host=HOST)
 ABSENT = Observation(state=NativeState.ABSENT, reason="the engine has no such container")
 _HANDLE = re.compile(rf"[0-9a-f]{{12,64}}/{TOKEN.pattern}", re.ASCII)
+
+
+def _bounded(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give all that a verb asks of the engine `WHOLE` seconds together."""
+
+    @wraps(verb)
+    def bounded(*args: P.args, **kwargs: P.kwargs) -> R:
+        system = args[0]
+        assert isinstance(system, DockerSystem)
+        with system.engine.within(WHOLE):
+            return verb(*args, **kwargs)
+
+    return bounded
 
 
 class DockerSystem(ExecutionSystem):
@@ -139,11 +156,12 @@ class DockerSystem(ExecutionSystem):
         try:
             run_folder.write(env_file, plan.lines.encode())
             words = container_launch.words_of(plan, f"/proc/self/fd/{env_file}")
-            answer = self.engine.call(*words, env=plan.variables, pass_fds=[env_file])
-            if answer.code == 0:
-                return f"{answer.out.split()[-1]}/{it.token}"
-            if "already in use" in answer.err:  # the same token again
-                return self._same(plan.name, it.token)
+            with self.engine.within(max(1.0, until - time.monotonic()) + WHOLE - PATIENCE):
+                answer = self.engine.call(*words, env=plan.variables, pass_fds=[env_file])
+                if answer.code == 0:
+                    return f"{answer.out.split()[-1]}/{it.token}"
+                if "already in use" in answer.err:  # the same token again
+                    return self._same(plan.name, it.token)
         except Unanswered as error:
             return _unclear(str(error))
         except SystemUnavailable as error:
@@ -196,6 +214,7 @@ class DockerSystem(ExecutionSystem):
 
     # Looking.
 
+    @_bounded
     def survey(self, record: str) -> Mapping[Handle, Observation]:
         """Tell of what is held or runs; bring the output of what has ended, and remove what ended some time ago."""
         listed = self.engine.listed({"jobmill.record": record, "jobmill.system": self.name})
@@ -226,6 +245,7 @@ class DockerSystem(ExecutionSystem):
     def _known(self, container: str) -> bool:
         return container in self._running or container in self._over
 
+    @_bounded
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Tell of each by one query; what has ended is told as ended once all of it is in its run folder."""
         starting = {handle for handle in _own(handles) if self._folder(_parts(handle)[1]).is_starting()}
@@ -262,6 +282,7 @@ class DockerSystem(ExecutionSystem):
             state=NativeState.RUNNING, native_state="running", host=HOST, alive=True, progress=steps, overdue=overdue
         )
 
+    @_bounded
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return the ends that are taken down; those that are not yet are, as far as that is quick."""
         found: dict[Handle, ExitInfo] = {}
@@ -334,6 +355,7 @@ class DockerSystem(ExecutionSystem):
             message=folder.message(),
         )
 
+    @_bounded
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Find containers by their token; one that appears later is held, and never released."""
         found: dict[Token, Handle] = {}
@@ -342,6 +364,7 @@ class DockerSystem(ExecutionSystem):
             found.update((row.token, f"{container}/{row.token}") for container, row in listed.items())
         return {it.token: found.get(it.token, Settled.NOT_STARTED) for it in launches}
 
+    @_bounded
     def inventory(self, record: str) -> Mapping[Handle, Token]:
         """Return what is held or runs."""
         listed = self.engine.listed({"jobmill.record": record, "jobmill.system": self.name})
@@ -361,6 +384,7 @@ class DockerSystem(ExecutionSystem):
 
     # Ending.
 
+    @_bounded
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
         """Signal the first process of each container, with which all others end; remove what is held."""
         tokens = dict(map(_parts, _own(handles)))
@@ -414,6 +438,7 @@ class DockerSystem(ExecutionSystem):
                 folder.end(_never_started(container), started=False)
         return True
 
+    @_bounded
     def forget(self, handles: Sequence[Handle]) -> None:
         """Remove containers whose ends are taken down; their volumes stay."""
         for handle in _own(handles):

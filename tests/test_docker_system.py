@@ -404,6 +404,22 @@ def test_a_job_cannot_have_files_of_the_host_read_to_it(make: Make, tmp_path: Pa
     assert system.logs(run(system, swapped)[0], "stdout", 0) == b""
 
 
+def test_a_volume_that_became_a_link_is_not_mounted(make: Make, engine: Engine, tmp_path: Path) -> None:
+    """Who may write beside it swaps it while the container is held; the engine would follow the link."""
+    data, secret = tmp_path / "data", tmp_path / "secret"
+    (data / "x").mkdir(parents=True)
+    secret.mkdir()
+    system = make(volumes=[str(data)], keep=0)
+    handle = held(system, ready(system, command="touch /y/here", container={"volumes": [f"{data}/x:/y"]}))
+    (data / "x").rmdir()
+    (data / "x").symlink_to(secret)
+    system.release([handle])
+    info = end(system, handle)
+    assert info.reason == "start_failed" and "became a link" in (info.message or "")
+    assert list(secret.iterdir()) == []
+    until(lambda: system.survey(RECORD) == {} and not names(engine))
+
+
 @pytest.mark.parametrize("script", ["mkdir stdout", "mkdir -p stderr/x; mkfifo stdout", "mkdir steps; ln -s . stdout"])
 def test_what_lies_in_the_way_of_its_output_does_not_hold_up_its_end(system: DockerSystem, script: str) -> None:
     handle, info = run(system, ready(system, command=f"echo out; echo err >&2; {script}; exit 3"))

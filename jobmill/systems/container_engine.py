@@ -36,7 +36,10 @@ _LATER = re.compile(
 )
 _HOST = {"podman": "CONTAINER_HOST"}  # variable that names the engine's address; DOCKER_HOST elsewhere
 _ROW = '{"id":{{json .ID}},"state":{{json .State}},"token":{{json (.Label "jobmill.token")}}}'
-_FACTS = '{"id":{{json .Id}},"name":{{json .Name}},"state":{{json .State}},"labels":{{json .Config.Labels}}}'
+_FACTS = (
+    '{"id":{{json .Id}},"name":{{json .Name}},"state":{{json .State}},"labels":{{json .Config.Labels}},'
+    '"mounts":{{json .Mounts}}}'
+)
 
 
 class Unanswered(SystemUnavailable):
@@ -178,7 +181,7 @@ class ContainerEngine:
             return {str(it["id"]): Listed(str(it["state"]).lower(), str(it["token"])) for it in _lines(out)}
 
     def inspected(self, names: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Return id, name, state and labels of containers by id; those that the engine does not have are left out.
+        """Return id, name, state, labels and mounts of containers by id; those that are not there are left out.
 
         Raises SystemUnavailable rather than leave one out of which the engine did not say so.
         """
@@ -219,7 +222,13 @@ def _lines(text: str) -> list[dict[str, Any]]:
 def _podman_facts(text: str) -> list[dict[str, Any]]:
     """Return of podman's whole answer what `_FACTS` asks of docker."""
     return [
-        {"id": it["Id"], "name": it["Name"], "state": it["State"], "labels": it["Config"]["Labels"]}
+        {
+            "id": it["Id"],
+            "name": it["Name"],
+            "state": it["State"],
+            "labels": it["Config"]["Labels"],
+            "mounts": it.get("Mounts"),
+        }
         for it in (json.loads(text) if text.strip() else ())
     ]
 

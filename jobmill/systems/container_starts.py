@@ -16,9 +16,10 @@ from dataclasses import replace
 from typing import Any
 
 from jobmill.errors import SystemUnavailable
-from jobmill.systems import container_end
+from jobmill.systems import container_end, container_launch
 from jobmill.systems.container_engine import Answer, ContainerEngine
 from jobmill.systems.container_folder import ContainerFolder
+from jobmill.systems.container_volume import below
 from jobmill.systems.system import Token
 
 AT_ONCE = 4
@@ -83,6 +84,10 @@ def start(engine: ContainerEngine, container: str, folder: ContainerFolder, labe
             return
         facts = engine.inspected([container]).get(container)
         if facts is not None and ours(facts, labels) and held(facts["state"]):
+            if (swapped := _swapped(facts)) is not None:
+                words = f"volume {swapped}: it became a link after it was allowed; what it leads to is not mounted"
+                _end(container, folder, facts["state"], words)
+                return
             # as its stdin: any other descriptor podman hands on to the process that stays with the container
             answer = engine.call("start", container, deadline=START, stdin=right)
             if answer.code and not answer.passing:
@@ -94,8 +99,24 @@ def _keep_refusal(engine: ContainerEngine, container: str, folder: ContainerFold
     facts = engine.inspected([container]).get(container)
     if facts is None or not held(facts["state"]):
         return
-    code = answer.code if answer.code in (126, 127) else 0
-    state = {**facts["state"], "Error": answer.words, "ExitCode": code}
+    _end(container, folder, facts["state"], answer.words, answer.code if answer.code in (126, 127) else 0)
+
+
+def _swapped(facts: Mapping[str, Any]) -> str | None:
+    """Return a folder of the host that is to be mounted and is, or lies below, a link by now: a job made it one.
+
+    The engine follows it at the start. Links were resolved when it was allowed; our own places may have some.
+    """
+    for mount in facts.get("mounts") or ():
+        source, target = str(mount.get("Source") or ""), str(mount.get("Destination") or "")
+        own = below(target, container_launch.FOLDER) or below(target, container_launch.CODE)
+        if mount.get("Type") == "bind" and not own and os.path.realpath(source) != source:
+            return source
+    return None
+
+
+def _end(container: str, folder: ContainerFolder, state: Mapping[str, Any], words: str, code: int = 0) -> None:
+    state = {**state, "Error": words, "ExitCode": code}
     info = container_end.record_of(
         state, container=container, host=os.uname()[1], killed=False, overdue=False, last_words="", message=""
     )

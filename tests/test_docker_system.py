@@ -420,6 +420,16 @@ def test_a_volume_that_became_a_link_is_not_mounted(make: Make, engine: Engine, 
     until(lambda: system.survey(RECORD) == {} and not names(engine))
 
 
+@pytest.mark.parametrize("source", ["/", "/run", "/var/run", "/run/docker.sock", "/run/podman"])
+def test_the_engines_socket_is_never_mounted(make: Make, source: str) -> None:
+    system = make(volumes=["/"])
+    for spec in ({"container": {"volumes": [f"{source}:/x:ro"]}}, {"workdir": source}):
+        if spec.get("workdir") in ("/", "/run/docker.sock"):
+            continue  # no place of a volume, and no folder
+        answer = refused(system, ready(system, command="x", **spec))
+        assert answer.failure is SubmitFailure.PERMANENT and "the engine's socket" in answer.message
+
+
 @pytest.mark.parametrize("script", ["mkdir stdout", "mkdir -p stderr/x; mkfifo stdout", "mkdir steps; ln -s . stdout"])
 def test_what_lies_in_the_way_of_its_output_does_not_hold_up_its_end(system: DockerSystem, script: str) -> None:
     handle, info = run(system, ready(system, command=f"echo out; echo err >&2; {script}; exit 3"))

@@ -23,6 +23,7 @@ from jobmill.systems.system import Submission, Token
 FOLDER = "/jobmill"
 CODE = "/jobmill.code"
 PACKAGE = str(Path(__file__).parents[1])
+SOCKETS = ("unix:///run/docker.sock", "unix:///run/podman/podman.sock")
 LONG = 60_000  # bytes of a variable; an engine reads its file of variables by lines of 64 KiB
 # what means something to an engine's own program, its loader or its runtime
 _OWN = re.compile(
@@ -128,10 +129,22 @@ def _volumes(texts: Iterable[str], rules: ContainerRules, system: str) -> list[V
             volume = rules.volumes.admit(Volume.parse(text))
         except ValueError as bad:
             raise Unsuitable(f"container.volumes: {bad}; `volumes` of system {system} names them") from None
+        _without_socket(volume, rules)
         if any(volume.target == other.target for other in volumes):
             raise Unsuitable(f"container.volumes: two of them appear at {volume.target}; give each its own place")
         volumes.append(volume)
     return volumes
+
+
+def _without_socket(volume: Volume, rules: ContainerRules) -> None:
+    """Raise Unsuitable where the engine's own socket would be in the container: who has it is root on the host."""
+    hosts = (rules.host, os.environ.get("DOCKER_HOST"), os.environ.get("CONTAINER_HOST"), *SOCKETS)
+    for host in hosts:
+        path = os.path.realpath((host or "").removeprefix("unix://"))
+        if host and host.startswith("unix://") and not volume.named and below(path, volume.source):
+            raise Unsuitable(
+                f"container.volumes: the engine's socket {path} lies in {volume.source}; mount a folder without it"
+            )
 
 
 def _workdir(it: Submission, volumes: list[Volume], rules: ContainerRules, folder: str, system: str) -> str:
@@ -148,6 +161,7 @@ def _workdir(it: Submission, volumes: list[Volume], rules: ContainerRules, folde
                 f"workdir: {workdir} is not seen in the container: system {system} does not let jobs mount it (its "
                 "option `volumes`); a job with `container:` and without `workdir` runs in its run folder"
             )
+        _without_socket(cover, rules)
         volumes.append(cover)
     seen_by = max((v for v in volumes if below(workdir, v.target)), key=lambda v: len(v.target))
     if not seen_by.named and not os.path.isdir(seen_by.source + workdir[len(seen_by.target) :]):  # noqa: PTH112

@@ -45,14 +45,6 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         yield made
 
 
-@pytest.fixture
-def dockerd(engine: Engine) -> Dockerd:
-    """The engine of tests for which it takes a daemon."""
-    if not isinstance(engine, Dockerd):
-        pytest.skip("podman has no daemon that could die")
-    return engine
-
-
 Make = Callable[..., DockerSystem]
 
 
@@ -696,12 +688,13 @@ def test_a_slow_engine_keeps_nobody_silent_for_longer_than_a_lease(
     assert until(lambda: system.kill([handle], force=True)[handle])
 
 
-def test_an_engine_that_stands_still_is_told_within_a_lease(system: DockerSystem, dockerd: Dockerd) -> None:
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)  # podman has no daemon
+def test_an_engine_that_stands_still_is_told_within_a_lease(system: DockerSystem, engine: Dockerd) -> None:
     handle = held(system, ready(system, "r", command="sleep 60"))
     system.release([handle])
     until(lambda: running(system, handle))
     submission = ready(system, "s", command="true")
-    with dockerd.stopped():
+    with engine.stopped():
         for verb, args, more in (
             (system.submit, [[submission] * 9], {}),
             (system.survey, [RECORD], {}),
@@ -716,7 +709,7 @@ def test_an_engine_that_stands_still_is_told_within_a_lease(system: DockerSystem
                 assert isinstance(answer, SubmitError)
                 assert answer.failure in (SubmitFailure.UNCLEAR, SubmitFailure.TRANSIENT)
     assert until(lambda: system.kill([handle], force=True)[handle])
-    assert len(names(dockerd)) <= 2  # what the engine did of it after all is one container
+    assert len(names(engine)) <= 2  # what the engine did of it after all is one container
 
 
 @pytest.mark.parametrize(
@@ -739,15 +732,16 @@ def test_checks_say_what_is_there(make: Make, engine: Engine) -> None:
     assert (bad["image"].ok, bad["image"].fix) == (False, f"{engine.program} pull no/such:1")
 
 
-def test_an_engine_that_is_killed_and_comes_back(system: DockerSystem, dockerd: Dockerd) -> None:
+@pytest.mark.parametrize("engine", ["docker"], indirect=True)  # podman has no daemon
+def test_an_engine_that_is_killed_and_comes_back(system: DockerSystem, engine: Dockerd) -> None:
     waiting = held(system, ready(system, "w", command="true"))
     handle = held(system, ready(system, "r", command="sleep 60"))
     system.release([handle])
     until(lambda: running(system, handle))
-    dockerd.kill()
+    engine.kill()
     with pytest.raises(SystemUnavailable):
         system.survey(RECORD)
-    dockerd.start()
+    engine.start()
     seen = system.survey(RECORD)
     assert seen[waiting].held
     system.release([waiting])

@@ -16,8 +16,8 @@ from tokens import RECORD
 
 from jobmill.errors import JobmillError, StageFailed, SystemUnavailable
 from jobmill.systems import far_words
-from jobmill.systems.far_place import entry_of
 from jobmill.systems.local import LocalSystem
+from jobmill.systems.place import entry_told
 from jobmill.systems.ssh import SshSystem
 from jobmill.systems.system import End, ExitInfo, Launch, Start, Submission
 
@@ -200,8 +200,8 @@ def test_what_is_no_character_reaches_nobody(hostile: Callable[[str], SshSystem]
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "..", ".", "", "a/b", "a\0b", 7, None])
 def test_a_name_leads_nowhere_but_into_its_folder(name: Any) -> None:
-    with pytest.raises(OSError, match="host tells"):
-        entry_of([name, "file", 1, 0o644, [1, 2, 3, 4]])
+    with pytest.raises(OSError, match="whose name is none"):
+        entry_told([name, "file", 1, 0o644, [1, 2, 3, 4]])
 
 
 def test_names_that_lead_out_bring_nothing_home(hostile: Callable[[str], SshSystem], tmp_path: Path) -> None:

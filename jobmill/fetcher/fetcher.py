@@ -361,7 +361,8 @@ class Fetcher(Work):
                 reason = "cancelled" if job.wish else "timeout"
                 info = ExitInfo(exit_status=status, reason=reason, evidence="no process of it is left")
             if info is None:
-                seen.append(_seen(job, job.state, AGAIN, {"killed": "now"}))
+                told = job.handle in gone or not gone  # some systems kill so many at once that not each has its turn
+                seen.append(_seen(job, job.state, AGAIN, {"killed": "now"} if told else {}))
             else:
                 over.append((job, info))
 

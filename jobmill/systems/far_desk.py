@@ -10,7 +10,6 @@ import json
 import os
 import pwd
 import select
-import shutil
 import signal
 import sys
 import time
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 2.0  # seconds of one question
 STAGED = 7 * 86400.0  # seconds for which inputs may wait for their launch
+PATH_MOST = 8192  # bytes of a file that holds a path, more than any has: a job may have written it
 MARGIN = 60.0  # seconds by which clocks may have drifted, and a boot takes
 
 
@@ -58,10 +58,12 @@ class Desk:
             patience = 1.0 if force else 0.05  # seconds
             return [self._launches.kill(token, _rebooted(age), force, patience, process_tree.Census())]
         gone = [False] * len(launches)
+        until = time.monotonic() + PATIENCE  # what another user kills takes a process each; the rest has its turn later
         for _ in range(2):  # many share one look at the processes, and one pause
             census = process_tree.Census()
             for i, (token, age) in enumerate(launches):
-                gone[i] = gone[i] or self._launches.kill(token, _rebooted(age), force, 0.0, census)
+                if time.monotonic() < until:
+                    gone[i] = gone[i] or self._launches.kill(token, _rebooted(age), force, 0.0, census)
             if all(gone):
                 break
             time.sleep(0.05)
@@ -85,7 +87,8 @@ class Desk:
             uid = run.switch[0] if run.switch else None
             with os.fdopen(handover.open_own(folder, b"workdir", uid), "rb") as file:
                 home = pwd.getpwuid(uid).pw_dir if uid is not None else None
-                workdir = streams.place(folder, file.read().rstrip(b"\n").decode("utf-8", "surrogateescape"), home)
+                path = file.read(PATH_MOST).rstrip(b"\n").decode("utf-8", "surrogateescape")
+                workdir = streams.place(folder, path, home)
         except (OSError, KeyError):
             pass  # it ran in its run folder
         return {
@@ -113,12 +116,16 @@ class Desk:
     def tidy(self, launches: "Launches") -> None:
         """Remove inputs that wait for launches which will not come, or did not take them; mark what was fetched."""
         for token, _ in launches:
-            shutil.rmtree(self._stage(token), ignore_errors=True)
+            run_folder.remove(self._stage(token))
             folder = self._launches.folder(token)
             run = run_folder.read(folder)
-            if run is not None and run.token == token:
-                mark = os.path.join(folder, os.fsencode(run_folder.FETCHED))
-                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT, 0o644))
+            if run is None or run.token != token:
+                continue
+            mark = os.path.join(folder, os.fsencode(run_folder.FETCHED))
+            try:
+                os.close(os.open(mark, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644))
+            except FileExistsError:
+                pass  # it was marked before, or its user has put something there: nothing is opened
 
     def prune(self, older: float) -> int:
         """Remove run folders whose launches ended so many seconds ago, for some time; return how many were removed."""
@@ -127,7 +134,7 @@ class Desk:
         stages = os.path.join(self._spool, b"stage")
         for name in os.listdir(stages):  # inputs of launches that never came: their starter died, or was cut off
             if os.lstat(os.path.join(stages, name)).st_mtime < time.time() - max(older, STAGED):
-                shutil.rmtree(os.path.join(stages, name), ignore_errors=True)
+                run_folder.remove(os.path.join(stages, name))
         for job in os.listdir(jobs):
             try:
                 names = os.listdir(os.path.join(jobs, job))
@@ -138,7 +145,7 @@ class Desk:
                 if time.monotonic() > until:
                     return count
                 if self._ended_before(folder, time.time() - older):
-                    shutil.rmtree(folder, ignore_errors=True)
+                    run_folder.remove(folder)
                     count += 1
             try:
                 os.rmdir(os.path.join(jobs, job))  # as long as another run is there it is not empty

@@ -16,7 +16,7 @@ import paramiko
 
 from jobmill.errors import SystemUnavailable
 from jobmill.systems.desk import Desk
-from jobmill.systems.place import PIECE, Entry, Kind
+from jobmill.systems.place import PIECE, Entry, entry_told, room_told
 
 PATIENCE = 30.0  # seconds for an answer about a file
 AHEAD = 64  # requests that are under way at once when a file is read: of 32 KiB each
@@ -46,14 +46,14 @@ class FarPlace:
     def entry(self, path: str, *, follow: bool = False) -> Entry | None:
         """Return what is there."""
         found = self._ask("entry", path=path, follow=follow)
-        return None if found is None else entry_of(found, posixpath.basename(path) or "/")
+        return None if found is None else entry_told(found, posixpath.basename(path) or "/")
 
     def entries(self, folder: str) -> Iterable[Entry]:
         """Return what a folder holds."""
         found = self._ask("entries", folder=folder)
         if not isinstance(found, list):
             raise OSError(errno.EPROTO, "the host tells nonsense of a folder", folder)
-        return [entry_of(facts) for facts in found]
+        return [entry_told(facts) for facts in found]
 
     def read(self, path: str) -> Iterator[bytes]:
         """Return the content of a file; several requests are under way at once."""
@@ -108,10 +108,7 @@ class FarPlace:
 
     def room(self, folder: str) -> tuple[int, int]:
         """Return the bytes that are free on a folder's disk, and all of it."""
-        found = self._ask("room", folder=folder)
-        if not isinstance(found, list) or len(found) != 2 or not all(type(it) is int for it in found):
-            raise OSError(errno.EPROTO, "the host tells nonsense of its disk", folder)
-        return found[0], found[1]
+        return room_told(self._ask("room", folder=folder), folder)
 
     def _ask(self, verb: str, *, deadline: float = PATIENCE, **values: Any) -> Any:
         return self._desk.file(verb, deadline=deadline, **values)
@@ -140,21 +137,3 @@ class FarPlace:
         if free is not None and free < PIECE:
             return OSError(28, "No space left on device", path)  # ENOSPC
         return OSError(5, f"SFTP says: {error}", path)  # EIO
-
-
-def entry_of(facts: Any, known_as: str = "") -> Entry:
-    """Return the entry that the desk tells of, as what it was asked for is called; OSError for one that cannot be.
-
-    A name that the host says leads nowhere but into its folder: paths are made of it here.
-    """
-    try:
-        name, kind, size, mode, version = facts
-        numbers = [size, mode, *version]
-    except (TypeError, ValueError):
-        raise OSError(errno.EPROTO, "the host tells nonsense of a file", known_as) from None
-    if not known_as and (not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name):
-        raise OSError(errno.EPROTO, "the host tells of a file whose name is none", str(name)[:200])
-    if not all(type(number) is int for number in numbers) or min(size, mode) < 0:
-        raise OSError(errno.EPROTO, "the host tells nonsense of a file", str(name)[:200])
-    kinds = {it.value: it for it in Kind}
-    return Entry(known_as or name, kinds.get(str(kind), Kind.OTHER), size, mode, tuple(version))

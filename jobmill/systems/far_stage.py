@@ -11,8 +11,8 @@ from typing import Any
 
 from jobmill.errors import StageFailed, SystemUnavailable
 from jobmill.systems.desk import Desk
-from jobmill.systems.far_place import FarPlace, entry_of
-from jobmill.systems.place import Here, Kind, Place
+from jobmill.systems.far_place import FarPlace
+from jobmill.systems.place import Here, Kind, Place, entry_told
 from jobmill.systems.retrieval import FIRST, OWN, bring_home
 from jobmill.systems.staging import Item, Staging, shown, told, walk
 from jobmill.systems.system import Progress, Submission, Token
@@ -40,12 +40,12 @@ def bring(
             found = place.entry(workdir, follow=True)
         if found is None or found.kind is not Kind.FOLDER:
             raise StageFailed(f"{shown(workdir)} is no folder there; make it, or leave workdir: out")
-        _room(place, items, workdir)
+        _room(place, items, workdir, progress)
         Staging(here, place, progress).bring(items, workdir, replace=False)
         return submission
     with told(stage):
         place.make_folder(stage)
-    _room(place, items, stage)
+    _room(place, items, stage, progress)
     Staging(here, place, progress).bring(items, stage, replace=True)
     return replace(submission, staged=stage)
 
@@ -72,7 +72,7 @@ def fetch(desk: Desk, place: FarPlace, token: Token, home: Path, globs: Sequence
         here.make_folder(str(home))
         for name in [name for name in (*FIRST, *OWN) if name in files]:
             path = str(home / name)
-            here.write(f"{path}.new", [small[name]], entry_of(files[name][0], name).mode)
+            here.write(f"{path}.new", [small[name]], entry_told(files[name][0], name).mode)
             here.rename(f"{path}.new", path, replace=True)
     return []
 
@@ -95,7 +95,7 @@ def _fetch_as(
     return bring_home(place, left["folder"], left["workdir"], str(home), globs, progress, first=first)
 
 
-def _room(place: FarPlace, items: Sequence[Item], folder: str) -> None:
+def _room(place: FarPlace, items: Sequence[Item], folder: str, progress: Progress) -> None:
     """Refuse what the disk there can never hold, or cannot hold now, before any of it is sent."""
     with told(folder):
         free, whole = place.room(folder)
@@ -104,8 +104,11 @@ def _room(place: FarPlace, items: Sequence[Item], folder: str) -> None:
     if size > whole:
         raise StageFailed(f"the inputs have {size:,} bytes, and the whole disk of {folder} there {whole:,}")
     if size > free:
-        with told(folder):
-            here = [place.entry(posixpath.join(folder, item.target), follow=True) for item in files]
-        have = sum(found.size for found in here if found is not None)
+        have = 0
+        for item in files:
+            progress("looks for room")
+            with told(folder):
+                found = place.entry(posixpath.join(folder, item.target), follow=True)
+            have += 0 if found is None else found.size
         if size - have > free:
             raise SystemUnavailable(f"{folder}: the inputs need {size - have:,} bytes, {free:,} are free there")

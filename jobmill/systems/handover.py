@@ -93,9 +93,13 @@ def give_folder(folder: bytes, uid: int) -> None:
 
 def give(folder: bytes, uid: int, gid: int) -> None:
     """Give what was staged to a user, before it is moved to where the user can reach it."""
-    for above, folders, files in os.walk(folder):
-        for name in folders + files:
+    folders = [folder]
+    while folders:  # os.walk calls itself for each level, as deep as its caller's files are
+        above = folders.pop()
+        for name in os.listdir(above):
             path = os.path.join(above, name)
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                folders.append(path)
             if os.geteuid() == 0:
                 os.chown(path, uid, gid, follow_symlinks=False)
             elif not os.path.islink(path):

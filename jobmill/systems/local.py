@@ -49,6 +49,7 @@ from jobmill.systems.system import (
 
 OPTIONS = ("slots", "kill_grace", "path", "shell", "env", "container", *run_as.OPTIONS)
 STANDARD_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+KILLS = 2.0  # seconds of one call to `kill`, before the rest has to wait for the next
 FREE_LEAST = 64  # MiB on the spool's disk below which `check` warns
 
 
@@ -255,15 +256,24 @@ class LocalSystem(ExecutionSystem):
         return answers
 
     def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
-        """Signal every process of each launch, wherever it fled; what has not started is kept from starting."""
+        """Signal every process of each launch, wherever it fled; what has not started is kept from starting.
+
+        Returns after some seconds, without those that had no turn: what another user has to kill takes a process each.
+        """
         if self._channel is not None:
             self._channel.withdraw([handle.partition("/")[2] for handle in handles])
         patience = (1.0 if force else 0.05) if len(handles) == 1 else 0.0  # seconds; many share one pause below
-        gone = {handle: self._launches.kill(*_parts(handle), force, patience) for handle in handles}
-        left = [handle for handle in handles if not gone[handle]]
+        until = time.monotonic() + KILLS
+        gone: dict[Handle, bool] = {}
+        for handle in handles:
+            if time.monotonic() < until:
+                gone[handle] = self._launches.kill(*_parts(handle), force, patience)
+        left = [handle for handle in gone if not gone[handle]]
         if left and len(handles) > 1:
             time.sleep(0.05)
-            gone.update((handle, self._launches.kill(*_parts(handle), force, 0.0)) for handle in left)
+            for handle in left:
+                if time.monotonic() < until:
+                    gone[handle] = self._launches.kill(*_parts(handle), force, 0.0)
         return gone
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:

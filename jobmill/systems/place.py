@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 PIECE = 1 << 20  # bytes that are read at once
 
@@ -70,6 +71,16 @@ class Place(Protocol):
 
     def remove(self, path: str) -> None:
         """Remove a file or link; one that is not there is fine."""
+
+    def room(self, folder: str) -> tuple[int, int]:
+        """Return the bytes that are free on a folder's disk, and all of it."""
+
+
+def room_told(facts: Any, folder: str) -> tuple[int, int]:
+    """Return what a stranger tells of a disk; OSError for what cannot be."""
+    if not isinstance(facts, list) or len(facts) != 2 or not all(type(it) is int for it in facts):
+        raise OSError(errno.EPROTO, "it tells nonsense of its disk", folder)
+    return facts[0], facts[1]
 
 
 def digest_of(pieces: Iterable[bytes], tick: Callable[[], None]) -> str:
@@ -165,6 +176,11 @@ class Here:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
 
+    def room(self, folder: str) -> tuple[int, int]:
+        """Return the bytes that are free on a folder's disk, and all of it."""
+        disk = os.statvfs(folder)
+        return disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize
+
 
 def entry_of(name: str, facts: os.stat_result) -> Entry:
     """Return the entry that `os.stat` tells of."""
@@ -172,6 +188,25 @@ def entry_of(name: str, facts: os.stat_result) -> Entry:
     kind = kinds.get(stat.S_IFMT(facts.st_mode), Kind.OTHER)
     version = (facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns)
     return Entry(name, kind, facts.st_size, stat.S_IMODE(facts.st_mode), version)
+
+
+def entry_told(facts: Any, known_as: str = "") -> Entry:
+    """Return the entry that a stranger tells of, as what was asked for is called; OSError for one that cannot be.
+
+    ``facts``: name, kind, size, mode, version. A name that is told leads nowhere but into its folder: paths are made of
+    it here.
+    """
+    try:
+        name, kind, size, mode, version = facts
+        numbers = [size, mode, *version]
+    except (TypeError, ValueError):
+        raise OSError(errno.EPROTO, "it tells nonsense of a file", known_as) from None
+    if not known_as and (not isinstance(name, str) or name in ("", ".", "..") or "/" in name or "\0" in name):
+        raise OSError(errno.EPROTO, "it tells of a file whose name is none", str(name)[:200])
+    if not all(type(number) is int for number in numbers) or min(size, mode) < 0:
+        raise OSError(errno.EPROTO, "it tells nonsense of a file", str(name)[:200])
+    kinds = {it.value: it for it in Kind}
+    return Entry(known_as or name, kinds.get(str(kind), Kind.OTHER), size, mode, tuple(version))
 
 
 def _opened(path: str) -> BinaryIO:

@@ -121,6 +121,10 @@ class PoolPlace:
         """Refuse."""
         raise PermissionError(1, "nothing is written there", path)
 
+    def room(self, folder: str) -> tuple[int, int]:
+        """Refuse."""
+        raise PermissionError(1, "nothing is written there", folder)
+
 
 def path_of(name: str) -> str:
     """Return the path of a name on the server; what is not in the working directory is in the run folder."""

@@ -148,10 +148,18 @@ def take(folder: bytes, text: bytes = b"") -> int:
     """Create the marker, exclusively and whole with this text; return a descriptor that appends to it.
 
     FileExistsError: somebody was first. Nobody ever sees a marker that does not say whose it is, whoever is killed
-    when: the text is written beside it, and a link, which never replaces, gives it its name.
+    when: the text is written beside it, and a link, which never replaces, gives it its name. Nothing that is there is
+    opened: a folder whose marker was taken before may be its user's, who can put a link or a pipe under any name.
     """
     path, own = os.path.join(folder, b"run"), os.path.join(folder, b"run.%d.%d" % (os.getpid(), NAMESPACE))
-    fd = os.open(own, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_APPEND, 0o644)
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_APPEND
+    try:
+        fd = os.open(own, flags, 0o644)
+    except FileExistsError:
+        if os.path.lexists(path):
+            raise
+        os.unlink(own)  # of one with our number who was killed here; as long as there is no marker the folder is ours
+        fd = os.open(own, flags, 0o644)
     try:
         write(fd, text)
         os.link(own, path)
@@ -235,6 +243,17 @@ def seal(spool: bytes, token: str, guard: str, reason: str, message: str) -> str
     record = never_started(reason, message)
     os.close(take(folder, header(token, guard) + end_line("sealed", record)))
     return record
+
+
+def remove(folder: bytes) -> None:
+    """Remove a folder with all that is in it, as far as that goes; how deep it is was up to a job, or its user."""
+    import shutil  # which the runner's start does not wait for
+    import subprocess
+
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except RecursionError:
+        subprocess.call(["rm", "-rf", "--", folder], stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def never_started(reason: str, message: str, exit_value: "int | None" = None) -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 FILE = b"switch"
 MOST = 8192  # bytes of complaints that are read
+ANSWER_MOST = 64 << 20  # bytes of an answer: its user may have written any number of them
 PATH = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 ANSWER = 5.0  # seconds for an answer, beside what was allowed for the work itself
 PROGRAM = (
@@ -80,10 +81,11 @@ class Switch:
     def file(self, name: str, arguments: "dict[str, Any]", patience: float = 10.0) -> "Any":
         """Do one thing to a file as that user; raise OSError as that user meets it, or where nobody can be asked."""
         found = self._ask("file", "-", {"name": name, "arguments": arguments}, patience)
-        if "errno" in found:
-            raise OSError(found["errno"], "%s (as user %s)" % (found["error"], self.user))
+        number = found.get("errno")
+        if type(number) is int:
+            raise OSError(number, "%s (as user %s)" % (str(found.get("error"))[:200], self.user))
         if "answer" not in found:
-            words = found.get("wrong") or "run_as (%s) gives no answer" % " ".join(self.prefix)
+            words = str(found.get("wrong") or "")[:500] or "run_as (%s) gives no answer" % " ".join(self.prefix)
             raise OSError(errno.EPERM, words)
         return found["answer"]
 
@@ -101,10 +103,12 @@ class Switch:
                     return {}
                 time.sleep(0.002)
             size = os.fstat(answer).st_size
+            if size > ANSWER_MOST:
+                return {"wrong": "an answer of %d bytes is more than %d" % (size, ANSWER_MOST)}
             try:
                 found = json.loads(os.pread(answer, size, 0).decode("ascii"))
                 return found if isinstance(found, dict) else {}
-            except ValueError:
+            except (ValueError, RecursionError):
                 return {}
         finally:
             os.close(answer)
@@ -112,7 +116,10 @@ class Switch:
     def read(self, token: str, path: bytes, offset: int, limit: int) -> bytes:
         """Return a part of a file as that user reads it, b"" where that user cannot, or nobody can be asked."""
         values = {"path": path.decode("utf-8", "surrogateescape"), "offset": offset, "limit": limit}
-        return base64.b64decode(self.ask("read", token, values) or "")
+        try:
+            return base64.b64decode(self.ask("read", token, values) or "")[:limit]
+        except (ValueError, TypeError):  # its user wrote the answer
+            return b""
 
     def _spawn(self, name: str, values: "dict[str, Any]", out: bytes, errors: bytes) -> int:
         values.update(uid=self.uid, gid=self.gid, user=self.user, prefix=self.prefix, modules=_program(values["verb"]))
@@ -141,10 +148,12 @@ def failure(folder: bytes, switch: Switch) -> "tuple[str, int | None] | None":
     """
     path = os.path.join(folder, FILE)
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
+        if os.fstat(fd).st_uid != os.geteuid():  # ours was read and removed before, and its user has put one there
+            return None
         text = os.read(fd, MOST)
     except OSError:
         return None
@@ -154,7 +163,7 @@ def failure(folder: bytes, switch: Switch) -> "tuple[str, int | None] | None":
     if found and (not head or head.endswith(b"\n")):
         try:
             words, value = json.loads(last.decode("ascii"))
-            return str(words), value
+            return str(words), value if type(value) is int and 0 <= value < 256 else None  # its user may have said it
         except (ValueError, TypeError):
             pass
     if as_user.READY in text.splitlines(True):
@@ -236,11 +245,13 @@ def python_of_all() -> str:
 
 
 def _memory() -> int:
-    """Return a descriptor of a file without a name."""
+    """Return a descriptor of a file without a name, which nobody else can open in /proc."""
     make = getattr(os, "memfd_create", None)  # Python 3.8
     if make is not None:
         try:
-            return int(make("jobmill"))
+            fd = int(make("jobmill"))
+            os.fchmod(fd, 0o600)
+            return fd
         except OSError:
             pass  # a kernel before 3.17
     return os.open("/tmp", os.O_RDWR | os.O_TMPFILE | os.O_CLOEXEC, 0o600)

@@ -1,18 +1,20 @@
 """Files as the user of a job has them: what that user may not read or write, a job brings nowhere.
 
-Each question is a process of that user's, some 50 ms: fine for a few files, slow for thousands.
+Each question is a process of that user's, some 50 ms: fine for a few files, slow for thousands. What it answers may be
+the user's own invention, so it is read as a stranger's words: a name leads nowhere but into its folder.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
+import posixpath
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from jobmill.systems.place import Entry, Kind, digest_of
+from jobmill.systems.place import Entry, digest_of, entry_told, room_told
 
 Ask = Callable[[str, dict[str, Any]], Any]  # a verb of `far_files`, `piece` or `append`, and its arguments
-KINDS = {it.value: it for it in Kind}
 
 
 class UserPlace:
@@ -24,16 +26,19 @@ class UserPlace:
     def entry(self, path: str, *, follow: bool = False) -> Entry | None:
         """Return what is there."""
         found = self._ask("entry", path, path=path, follow=follow)
-        return None if found is None else _entry(found)
+        return None if found is None else entry_told(found, posixpath.basename(path) or "/")
 
     def entries(self, folder: str) -> Iterable[Entry]:
         """Return what a folder holds."""
-        return [_entry(facts) for facts in self._ask("entries", folder, folder=folder)]
+        found = self._ask("entries", folder, folder=folder)
+        if not isinstance(found, list):
+            raise OSError(errno.EPROTO, "it tells nonsense of a folder", folder)
+        return [entry_told(facts) for facts in found]
 
     def read(self, path: str) -> Iterator[bytes]:
         """Return the content of a file."""
         offset = 0
-        while piece := base64.b64decode(self._ask("piece", path, path=path, offset=offset)):
+        while piece := _piece(self._ask("piece", path, path=path, offset=offset), path):
             yield piece
             offset += len(piece)
 
@@ -69,6 +74,10 @@ class UserPlace:
         """Remove a file or link."""
         self._ask("remove", path, path=path)
 
+    def room(self, folder: str) -> tuple[int, int]:
+        """Return the bytes that are free on a folder's disk, and all of it."""
+        return room_told(self._ask("room", folder, folder=folder), folder)
+
     def _ask(self, verb: str, where: str, **arguments: Any) -> Any:
         try:
             return self._do(verb, arguments)
@@ -76,6 +85,8 @@ class UserPlace:
             raise OSError(error.errno, error.strerror or str(error), where) from error
 
 
-def _entry(facts: list[Any]) -> Entry:
-    name, kind, size, mode, version = facts
-    return Entry(name, KINDS.get(kind, Kind.OTHER), size, mode, tuple(version))
+def _piece(data: Any, path: str) -> bytes:
+    try:
+        return base64.b64decode(data)
+    except (ValueError, TypeError):
+        raise OSError(errno.EPROTO, "it tells nonsense of a file", path) from None

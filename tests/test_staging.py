@@ -12,11 +12,12 @@ from pathlib import Path
 import pytest
 
 from jobmill.errors import StageFailed, StageStopped, SystemUnavailable
+from jobmill.systems import run_folder
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.place import Entry, Here
 from jobmill.systems.place_search import search
 from jobmill.systems.retrieval import bring_home
-from jobmill.systems.staging import Staging, amounts, shown, walk
+from jobmill.systems.staging import Staging, amounts, put, shown, walk
 from jobmill.systems.system import Submission, Transfer
 
 pytestmark = pytest.mark.timeout(60)
@@ -404,3 +405,95 @@ def test_an_entry_is_what_it_was(tmp_path: Path) -> None:
     assert Here().entry(str(tmp_path / "none")) is None
     entry = Here().entry(str(tmp_path))
     assert isinstance(entry, Entry) and entry.kind.value == "folder"
+
+
+def test_a_file_that_grows_as_fast_as_it_is_read_has_an_end(tmp_path: Path) -> None:
+    class Endless(Here):
+        def read(self, path: str) -> Iterator[bytes]:
+            for _ in range(10_000):
+                yield b"x" * 1000
+            raise AssertionError("nobody stops")
+
+    (tmp_path / "log").write_text("x")
+    with pytest.raises(StageFailed, match="changes while it is copied"):
+        bring(tmp_path / "log", tmp_path / "to", here=Endless())
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_what_a_killed_transfer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """Also by one that brings something else there; what another process is at stays."""
+    (tmp_path / "f").write_text("f")
+    to = tmp_path / "to"
+    to.mkdir()
+    child = os.fork()
+    if child == 0:
+
+        class Dies(Here):
+            def digest(self, path: str, tick: Callable[[], None]) -> str:
+                os._exit(9)
+
+        bring(tmp_path / "f", to, name="a", here=Dies())
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    (dead,) = to.iterdir()
+    assert dead.name.endswith(".new")
+    alive = to / dead.name.replace(f"-{child}-", f"-{os.getpid()}-")
+    elsewhere, old = to / ".jobmill-0123abcd-1-aa.new", to / ".jobmill-0123abcd-1-bb.new"
+    theirs = to / ".jobmill-notes.new"
+    for path in (alive, elsewhere, old, theirs):
+        path.write_text("")
+    os.utime(old, (1, 1))
+    os.utime(theirs, (1, 1))
+    bring(tmp_path / "f", to, name="b")
+    assert {path.name for path in to.iterdir()} == {"b", alive.name, elsewhere.name, theirs.name}
+
+
+def test_what_is_dropped_is_removed_beside_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop that tells a system to forget has a lease, and a tree may be huge."""
+    removed: list[str] = []
+
+    def slow(folder: bytes) -> None:
+        time.sleep(0.3)
+        removed.append(os.fsdecode(folder))
+        remove(folder)
+
+    remove = run_folder.remove
+    monkeypatch.setattr(run_folder, "remove", slow)
+    system = LocalSystem.build("local", {}, tmp_path)
+    stages = [tmp_path / "stage" / "local" / f"r:{n}:1" for n in range(5)]
+    for stage in stages:
+        stage.mkdir(parents=True)
+        (stage / "f").write_text("")
+    began = time.monotonic()
+    system.forget([system.handle_for(stage.name) for stage in stages])
+    assert time.monotonic() - began < 0.3
+    assert not any(stage.exists() for stage in stages)  # who stages anew finds none of it
+    until = time.monotonic() + 10
+    while list((tmp_path / "stage" / "local").iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    assert len(removed) == 5
+    system.close()
+
+
+def test_small_files_of_two_who_bring_the_same_are_whole(tmp_path: Path) -> None:
+    """A fetcher that had stood still goes on while another brings the same."""
+    here, path = Here(durable=True), str(tmp_path / "stdout")
+    contents = [bytes([sign]) * 20_000 for sign in b"ab"]
+    wrong: list[object] = []
+
+    def work(content: bytes) -> None:
+        try:
+            for _ in range(50):
+                put(here, path, content, 0o644)
+                if Path(path).read_bytes() not in contents:
+                    wrong.append("torn")
+        except OSError as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(content,)) for content in contents]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == [] and [one.name for one in tmp_path.iterdir()] == ["stdout"]

@@ -14,7 +14,7 @@ from jobmill.systems.desk import Desk
 from jobmill.systems.far_place import FarPlace
 from jobmill.systems.place import Here, Kind, Place, entry_told
 from jobmill.systems.retrieval import FIRST, OWN, bring_home
-from jobmill.systems.staging import Item, Staging, shown, told, walk
+from jobmill.systems.staging import Item, Staging, put, shown, sweep, told, walk
 from jobmill.systems.system import Progress, Submission, Token
 from jobmill.systems.user_place import UserPlace
 
@@ -70,10 +70,9 @@ def fetch(desk: Desk, place: FarPlace, token: Token, home: Path, globs: Sequence
     here = Here(durable=True)
     with told(str(home)):
         here.make_folder(str(home))
+        sweep(str(home))
         for name in [name for name in (*FIRST, *OWN) if name in files]:
-            path = str(home / name)
-            here.write(f"{path}.new", [small[name]], entry_told(files[name][0], name).mode)
-            here.rename(f"{path}.new", path, replace=True)
+            put(here, str(home / name), small[name], entry_told(files[name][0], name).mode)
     return []
 
 
@@ -85,8 +84,7 @@ def _fetch_as(
     with told(str(home)):
         here.make_folder(str(home))
         content = desk.read(token, "run", 0, MARKER, deadline=DEADLINE)
-        here.write(str(home / "run.new"), [content], 0o644)
-        here.rename(str(home / "run.new"), str(home / "run"), replace=True)
+        put(here, str(home / "run"), content, 0o644)
 
     def ask(verb: str, arguments: dict[str, Any]) -> Any:
         return desk.file("as_user", deadline=DEADLINE, token=token, name=verb, arguments=arguments)

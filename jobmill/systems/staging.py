@@ -11,14 +11,21 @@ import errno
 import hashlib
 import os
 import posixpath
+import re
+import time
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems.place import Entry, Kind, Place
+from jobmill.systems import process_tree, run_folder
+from jobmill.systems.place import Entry, Here, Kind, Place
 from jobmill.systems.system import Progress, Transfer
 
 ATTEMPTS = 3  # copies of a file that is written to meanwhile
+NAME = re.compile(r"\.jobmill-(?:([0-9a-f]+)-)?([0-9]+)-[0-9a-f]+\.new")  # of a file that is not whole yet
+HOST = f"{zlib.crc32(f'{run_folder.BOOT}/{run_folder.NAMESPACE}'.encode()):08x}"  # this boot, this process table
+LEFT_OVER = 86400.0  # seconds without a write after which such a file of another machine is nobody's
 PASSING = frozenset(  # what another time may be over: a full disk, a file server that is sick, too many open files
     {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH}
     | {errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN, errno.ECONNRESET, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
@@ -56,6 +63,34 @@ def shown(path: str) -> str:
     return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in text)
 
 
+def own_name(folder: str) -> str:
+    """Return a path in a folder for a file that is not whole yet; nobody else has it."""
+    return posixpath.join(folder, f".jobmill-{HOST}-{os.getpid()}-{os.urandom(6).hex()}.new")
+
+
+def put(here: Here, path: str, content: bytes, mode: int) -> None:
+    """Make or replace a small file here, whole; raise OSError."""
+    own = own_name(posixpath.dirname(path))
+    try:
+        here.write(own, [content], mode)
+        here.rename(own, path, replace=True)
+    except BaseException:
+        here.remove(own)
+        raise
+
+
+def sweep(folder: str) -> None:
+    """Remove what transfers that were killed have left in a folder here."""
+    with contextlib.suppress(OSError), os.scandir(folder) as found:
+        for one in found:
+            if not one.name.startswith(".jobmill-") or not (name := NAME.fullmatch(one.name)):
+                continue
+            with contextlib.suppress(OSError):
+                ours, old = name[1] == HOST, time.time() - one.stat(follow_symlinks=False).st_mtime > LEFT_OVER
+                if old or (ours and process_tree.process(int(name[2])) is None):
+                    os.unlink(one.path)
+
+
 def walk(place: Place, transfers: Iterable[Transfer], progress: Progress) -> list[Item]:
     """Return everything that these transfers bring, folders before what is in them.
 
@@ -75,6 +110,7 @@ def walk(place: Place, transfers: Iterable[Transfer], progress: Progress) -> lis
             with told(folder):
                 entries = sorted(place.entries(folder), key=lambda one: one.name)
             for one in entries:
+                progress(f"finds {len(items)} files")
                 path, there = posixpath.join(folder, one.name), posixpath.join(target, one.name)
                 if one.kind is Kind.LINK:
                     _link(items, place, transfer.source, path, there, one)
@@ -82,7 +118,6 @@ def walk(place: Place, transfers: Iterable[Transfer], progress: Progress) -> lis
                 _take(items, path, there, one)
                 if one.kind is Kind.FOLDER:
                     stack.append((path, there))
-            progress(f"finds {len(items)} files")
     return items
 
 
@@ -144,6 +179,8 @@ class Staging:
                         self._no_link(folder, above)
                     self._target.make_folder(above)
                     made.add(above)
+                    if isinstance(self._target, Here):
+                        sweep(above)
                 if item.leads:
                     self._link(item, path, replace)
                 elif item.entry.kind is Kind.FILE:
@@ -173,7 +210,7 @@ class Staging:
             self._bytes += item.entry.size
             return
         began = self._bytes
-        own = posixpath.join(posixpath.dirname(path), f".jobmill-{os.getpid()}-{os.urandom(6).hex()}.new")
+        own = own_name(posixpath.dirname(path))
         try:
             for _ in range(ATTEMPTS):
                 self._bytes = began
@@ -221,8 +258,8 @@ class Staging:
                 self._bytes += len(some)
                 yield some
                 self._tell()
-                if grows and length >= before.size:
-                    return
+                if length > before.size or (grows and length == before.size):
+                    return  # a file that is written to as fast as it is read has no end
 
         self._target.write(own, pieces(), before.mode)
         after = self._source.entry(item.source, follow=True)

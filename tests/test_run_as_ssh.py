@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -190,6 +191,40 @@ def test_without_guard_and_runner_it_is_still_found_and_killed(bench: AsBench) -
     while not bench.system.kill([handle], force=True)[handle]:
         assert time.monotonic() < until
     assert processes({users.uid(users.ann)}) == []
+
+
+def test_another_users_process_with_its_token_does_not_hold_it(there: There, tmp_path: Path) -> None:
+    """Words can be read in the process list, and a setuid program that asks for a password is root's."""
+    users = there.users
+    bench = AsBench(tmp_path, there.options(users.work, run_as=SUDO), there, users.work)
+    token = f"{RECORD}.1:held:1"
+    handle = bench.system.handle_for(token)
+    switch = ["setpriv", "--reuid", users.bob, "--regid", users.bob, "--init-groups", "--", "setsid"]
+    bob = None
+    try:
+        bench.submit(bench.sh("held", "sleep 60"))
+        bench.until(lambda: token in bench.starts)
+        bob = subprocess.Popen(
+            [*switch, "su", users.ann, "-c", "true", token],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(0.5)
+        until = time.monotonic() + 10
+        while not bench.system.kill([handle], force=True)[handle]:
+            assert time.monotonic() < until
+        bench.until(lambda: token in bench.ends)
+        assert bob.poll() is None
+    finally:
+        if bob is not None:
+            bob.kill()
+            bob.communicate()
+        bench.system.kill([handle], force=True)
+        for system in bench.made:
+            system.close()
+        for path in (there.far / users.work / "spool").glob("*/jobs/*"):
+            shutil.rmtree(path)
 
 
 def stop(bench: AsBench) -> None:

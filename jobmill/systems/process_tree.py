@@ -131,14 +131,20 @@ def command_line(pid: int) -> bytes:
 def switches(pid: int, token: bytes) -> bool:
     """Tell whether a process of root's that we may not look into, such as sudo, runs the job of this token.
 
-    It has the token among its words, which its own user cannot forge: that one is not root.
+    It has the token among its words, and it was started by us: any user may start a setuid program with any words, and
+    would hold another's job by them for as long as it asks for a password.
     """
     if os.geteuid() == 0:
         return False  # we see its environment
     try:
-        return os.stat("/proc/%d" % pid).st_uid == 0 and token in command_line(pid).split(b"\0")
+        if os.stat("/proc/%d" % pid).st_uid != 0 or token not in command_line(pid).split(b"\0"):
+            return False
     except OSError:
         return False
+    for line in _read("/proc/%d/status" % pid).split(b"\n"):
+        if line.startswith(b"Uid:"):
+            return int(line.split()[1]) in (0, os.getuid())  # the real one; 0: it has made itself root altogether
+    return False
 
 
 def members(

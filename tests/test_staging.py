@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from jobmill.errors import StageFailed, StageStopped, SystemUnavailable
-from jobmill.systems import run_folder
+from jobmill.systems import run_folder, staging
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.place import Entry, Here
 from jobmill.systems.place_search import search
@@ -280,6 +280,14 @@ def test_a_folder_of_two_thousand_files(tmp_path: Path) -> None:
     began = time.monotonic()
     bring(tree, tmp_path / "to")
     assert len(files(tmp_path / "to")) == 2000 and time.monotonic() - began < 20
+
+
+def test_more_files_than_memory_should_hold_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staging, "MOST", 20)
+    for n in range(20):
+        (tmp_path / "tree" / f"d{n}").mkdir(parents=True)
+    with pytest.raises(StageFailed, match=r"more than 20 files, at .*tree/d.*; put them into an archive"):
+        bring(tmp_path / "tree", tmp_path / "to")
 
 
 def test_amounts_are_told_in_one_unit() -> None:

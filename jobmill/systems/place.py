@@ -28,7 +28,7 @@ class Kind(enum.Enum):
     OTHER = "neither a file nor a folder"  # a pipe, socket or device: to open one may never return
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What a place has under a name; a link is not followed."""
 

@@ -22,6 +22,7 @@ from jobmill.systems import process_tree, run_folder
 from jobmill.systems.place import Entry, Here, Kind, Place
 from jobmill.systems.system import Progress, Transfer
 
+MOST = 1_000_000  # files and folders of one launch: each is some 650 bytes of memory until all are there
 ATTEMPTS = 3  # copies of a file that is written to meanwhile
 NAME = re.compile(r"\.jobmill-(?:([0-9a-f]+)-)?([0-9]+)-[0-9a-f]+\.new")  # of a file that is not whole yet
 HOST = f"{zlib.crc32(f'{run_folder.BOOT}/{run_folder.NAMESPACE}'.encode()):08x}"  # this boot, this process table
@@ -32,7 +33,7 @@ PASSING = frozenset(  # what another time may be over: a full disk, a file serve
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One file, folder or link to be brought."""
 
@@ -124,6 +125,8 @@ def walk(place: Place, transfers: Iterable[Transfer], progress: Progress) -> lis
 def _take(items: list[Item], source: str, target: str, entry: Entry) -> None:
     if entry.kind is Kind.OTHER:
         raise StageFailed(f"{shown(source)} is {entry.kind.value}")
+    if len(items) >= MOST:
+        raise StageFailed(f"more than {MOST:,} files, at {shown(source)}; put them into an archive")
     items.append(Item(source, target, entry))
 
 

@@ -16,7 +16,7 @@ from jobmill.systems import run_folder, staging
 from jobmill.systems.local import LocalSystem
 from jobmill.systems.place import Entry, Here
 from jobmill.systems.place_search import search
-from jobmill.systems.retrieval import bring_home
+from jobmill.systems.retrieval import bring_home, step_logs
 from jobmill.systems.staging import Staging, amounts, put, shown, walk
 from jobmill.systems.system import Submission, Transfer
 
@@ -93,6 +93,31 @@ def test_links_that_stay_inside_come_as_links_and_others_as_files(tmp_path: Path
     assert not (to / "out").is_symlink() and (to / "out").read_text() == "o"
     assert not (to / "absolute").is_symlink() and (to / "absolute").read_text() == "f"
     bring(tree, tmp_path / "to")  # again: all is there
+
+
+def test_a_link_that_leaves_its_folder_and_comes_back_by_name_comes_as_a_file(tmp_path: Path) -> None:
+    """Where the folder goes to it has another name, and beside it may be something else under this one."""
+    tree = tmp_path / "reference-7"
+    (tree / "d").mkdir(parents=True)
+    (tree / "f").write_text("f")
+    (tree / "back").symlink_to("../reference-7/f")
+    (tree / "d" / "back").symlink_to("../../reference-7/f")
+    (tree / "d" / "top").symlink_to("..")
+    bring(tree, tmp_path / "to", name="ref")
+    to = tmp_path / "to" / "ref"
+    assert not (to / "back").is_symlink() and (to / "back").read_text() == "f" == (to / "d" / "back").read_text()
+    assert str((to / "d" / "top").readlink()) == ".."
+    (tree / "folder").symlink_to("../reference-7/d")
+    with pytest.raises(StageFailed, match=r"folder is a link that leads to a folder outside \(../reference-7/d\)"):
+        bring(tree, tmp_path / "to", name="ref")
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"steps": 7}', '{"steps": [{"log": 7}, 8]}', "\0", None])
+def test_a_specification_that_a_job_wrote_anew_names_no_logs(tmp_path: Path, text: str | None) -> None:
+    (tmp_path / "job.yaml").write_text(text or "")
+    if text is None:
+        os.truncate(tmp_path / "job.yaml", 1 << 42)
+    assert step_logs(str(tmp_path)) == []
 
 
 def test_a_link_that_is_named_itself_is_followed(tmp_path: Path) -> None:

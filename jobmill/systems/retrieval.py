@@ -18,6 +18,7 @@ from jobmill.systems.system import Progress, Transfer
 FIRST = ("run", "stdout", "stderr")
 OWN = ("error", "return.json", "steps", "outputs.json", "job.yaml", "script")
 WORDS = "brings home"
+SPEC_MOST = 64 << 20  # characters of a job.yaml, more than any that was admitted has
 
 
 def bring_home(
@@ -69,10 +70,10 @@ def step_logs(home: str) -> list[str]:
     """Return the names of the logs of the launch's steps, by the job.yaml that has come to this run folder."""
     try:
         with open(os.path.join(home, "job.yaml"), encoding="utf-8") as file:
-            steps = json.load(file).get("steps", [])
+            steps = json.loads(file.read(SPEC_MOST)).get("steps", [])
         names = [str(step.get("log") or f"{step.get('name')}.log") for step in steps]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+        return []  # a job can write it anew
     return [name for name in names if "/" not in name and name not in (".", "..", *FIRST, *OWN)]
 
 

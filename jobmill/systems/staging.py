@@ -133,8 +133,8 @@ def _take(items: list[Item], source: str, target: str, entry: Entry) -> None:
 def _link(items: list[Item], place: Place, top: str, path: str, target: str, entry: Entry) -> None:
     with told(path):
         leads = place.target(path)
-        inside = posixpath.normpath(posixpath.join(posixpath.dirname(path), leads))
-        if _goes_straight(leads) and (inside + "/").startswith(top.rstrip("/") + "/"):
+        depth = len([part for part in posixpath.dirname(path)[len(top.rstrip("/")) :].split("/") if part])
+        if _stays_inside(leads, depth):
             items.append(Item(path, target, entry, leads))
             return
         found = place.entry(path, follow=True)
@@ -144,11 +144,14 @@ def _link(items: list[Item], place: Place, top: str, path: str, target: str, ent
     items.append(Item(path, target, found))
 
 
-def _goes_straight(leads: str) -> bool:
-    """Tell whether a link goes up first and then only down: after a name, that may be a link, ``..`` leads anywhere."""
+def _stays_inside(leads: str, depth: int) -> bool:
+    """Tell whether a link goes up first, at most to the top folder, and then only down.
+
+    After a name, that may be a link, ``..`` leads anywhere; and seen from above, the top folder may have another name there.
+    """
     parts = [part for part in leads.split("/") if part not in ("", ".")]
     up = next((at for at, part in enumerate(parts) if part != ".."), len(parts))
-    return not leads.startswith("/") and ".." not in parts[up:]
+    return not leads.startswith("/") and ".." not in parts[up:] and up <= depth
 
 
 class Staging:

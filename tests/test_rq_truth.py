@@ -24,6 +24,7 @@ from tokens import RECORD
 from jobmill.errors import StageFailed, StageStopped, SystemUnavailable
 from jobmill.systems import pool_server
 from jobmill.systems.pool import PoolSystem
+from jobmill.systems.pool_files import PoolFiles
 from jobmill.systems.system import ExitStatus, Launch, NativeState, Settled, Submission, Transfer
 
 pytestmark = pytest.mark.timeout(90)
@@ -425,3 +426,12 @@ def test_what_nobody_wants_stays_and_is_removed(pool: Pool, tmp_path: Path) -> N
 
 def _one(source: Path, target: str) -> tuple[Transfer, ...]:
     return (Transfer(source=str(source), target=target),)
+
+
+def test_a_file_that_became_a_pipe_keeps_nobody(client: redis.Redis, tmp_path: Path) -> None:
+    """Between the look at it and the reading: to open a pipe may never return."""
+    os.mkfifo(tmp_path / "p")
+    began = time.monotonic()
+    with pytest.raises(OSError, match="is no file any more"):
+        PoolFiles(client, "jm:", "x", "out").put("p", tmp_path / "p")
+    assert time.monotonic() - began < 1

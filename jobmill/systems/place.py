@@ -117,7 +117,7 @@ class Here:
 
     def read(self, path: str) -> Iterator[bytes]:
         """Return the content of a file."""
-        with _opened(path) as file:
+        with opened(path) as file:
             while piece := file.read(PIECE):
                 yield piece
 
@@ -209,7 +209,7 @@ def entry_told(facts: Any, known_as: str = "") -> Entry:
     return Entry(known_as or name, kinds.get(str(kind), Kind.OTHER), size, mode, tuple(version))
 
 
-def _opened(path: str) -> BinaryIO:
+def opened(path: str) -> BinaryIO:
     """Open a file that may have become a pipe since it was looked at."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(fd).st_mode):

@@ -16,7 +16,7 @@ from typing import Any, cast
 import redis
 
 from jobmill.errors import StageFailed
-from jobmill.systems.place import Entry, Kind
+from jobmill.systems.place import Entry, Kind, opened
 
 PIECE = 1 << 20  # bytes
 KEEP = 7 * 86400  # seconds for which the server keeps what nobody forgets
@@ -60,7 +60,7 @@ class PoolFiles:
         ``moved`` takes the bytes of each piece.
         """
         table = self.table()
-        with path.open("rb") as file:
+        with opened(str(path)) as file:  # it may have become a pipe since it was looked at
             facts = os.fstat(file.fileno())
             size = facts.st_size if limit is None else min(limit, facts.st_size)
             entry = {"size": size, "mode": stat.S_IMODE(facts.st_mode), "mtime": facts.st_mtime_ns}

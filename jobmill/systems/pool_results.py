@@ -97,7 +97,7 @@ def bring(out: PoolFiles, folder: Path, workdir: Path, globs: Sequence[str] | No
                 continue
         except FileNotFoundError:
             continue
-        except (PermissionError, StageFailed) as error:
+        except (OSError, StageFailed) as error:
             why = str(error)
         if wanted:
             whole = False

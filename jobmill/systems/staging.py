@@ -147,7 +147,7 @@ def _link(items: list[Item], place: Place, top: str, path: str, target: str, ent
 def _stays_inside(leads: str, depth: int) -> bool:
     """Tell whether a link goes up first, at most to the top folder, and then only down.
 
-    After a name, that may be a link, ``..`` leads anywhere; and seen from above, the top folder may have another name there.
+    After a name, that may be a link, ``..`` leads anywhere; from above, the top folder may have another name there.
     """
     parts = [part for part in leads.split("/") if part not in ("", ".")]
     up = next((at for at, part in enumerate(parts) if part != ".."), len(parts))

@@ -101,6 +101,8 @@ class Job:
             cpus=resources.cpus or 1,
             gpus=resources.gpus or 0,
             memory=resources.memory,
+            nodes=resources.nodes,
+            tasks=resources.tasks,
             walltime=resources.walltime,
             name=spec.name or self.job_id,
             native=spec.native,

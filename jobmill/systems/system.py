@@ -53,6 +53,8 @@ class Submission:
     cpus: int = 1  # slots that it takes where the system counts slots
     gpus: int = 0
     memory: int | None = None  # MiB
+    nodes: int | None = None  # None: as the system does it
+    tasks: int | None = None
     walltime: float | None = None  # seconds
     name: str = ""
     native: str | None = None  # handed to a scheduler untouched

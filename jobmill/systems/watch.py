@@ -84,6 +84,8 @@ class Watch:
         self.emit = emit
         self.spare = spare  # pids that no kill may touch
         self.leash = leash_of(spool)  # descriptor, or None
+        # a launch is over as a whole: its end is told when all of it is gone. By a leash nobody could end the rest
+        self.whole = self.leash is not None
         self.cut = False  # the leash has ended: it does not begin again
         self.running: "dict[int, Running]" = {}  # pid -> Running
         # token -> (Running, exit record) of a leader that is gone while its tree is still being killed
@@ -207,7 +209,7 @@ class Watch:
         failed = switch.failure(it.folder, it.switch) if it.switch is not None else None
         if failed is not None and not it.phase:
             record = run_folder.never_started("start_failed", *failed)
-        if it.phase or self.leash is not None:  # bounded by a leash it is over as a whole: nobody could end the rest
+        if it.phase or self.whole:
             it.ended = process_tree.ticks_now()
             others = switch.left(it.switch, it.token, it.folder, it.pid, it.start, it.ended, self.spare)
             if others:

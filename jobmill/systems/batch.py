@@ -1,0 +1,435 @@
+"""The middle class of systems behind a scheduler's commands: queue, books, run folder, and what they say together.
+
+A launch is a held job that bears the token, released once the record has committed its id. On its node it takes the
+marker and is run as by the local runner (`batch_job`), so exit values, signals and usage are true; the scheduler's own
+word is laid beside the record. The spool lies on a file system that the nodes share.
+
+A scheduler is: a command and a parser for each verb, and a table of its states.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import time
+from abc import abstractmethod
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+from jobmill.errors import StageFailed, SystemUnavailable
+from jobmill.systems import batch_end, batch_script, run_folder
+from jobmill.systems.batch_options import BatchOptions
+from jobmill.systems.batch_row import Phase, Row
+from jobmill.systems.command_line import CommandLine, Unanswered
+from jobmill.systems.refusal import refusal
+from jobmill.systems.spool_launches import TOKEN, SpoolLaunches
+from jobmill.systems.spool_stage import SpoolStage
+from jobmill.systems.step_progress import progress
+from jobmill.systems.system import (
+    Check,
+    ExecutionSystem,
+    ExitInfo,
+    Handle,
+    Launch,
+    NativeState,
+    Observation,
+    Progress,
+    Settled,
+    Submission,
+    SubmitError,
+    SubmitFailure,
+    Token,
+)
+
+logger = logging.getLogger("jobmill")
+
+PATIENCE = 4.0  # seconds after which a submit sends no more: a worker that is silent for ten counts as dead
+FIRM = 5.0  # seconds after which the scheduler is to end what our program on the node has not ended
+SAID = 65536  # bytes of a node's own words that are read
+KILL_LOOK = 0.3  # seconds between looks at what is being cancelled
+_HANDLE = re.compile(rf"[^\s/]{{1,80}}/{TOKEN.pattern}", re.ASCII)
+ABSENT = Observation(state=NativeState.ABSENT, reason="the scheduler knows no such job, and it left no exit record")
+STATES = {
+    Phase.HELD: NativeState.SUBMITTED,
+    Phase.QUEUED: NativeState.SUBMITTED,
+    Phase.RUNNING: NativeState.RUNNING,
+    Phase.LEAVING: NativeState.RUNNING,
+    Phase.UNKNOWN: NativeState.UNKNOWN,
+}
+
+
+class BatchSystem(ExecutionSystem):
+    """Jobs of one scheduler. A handle is ``<scheduler's id>/<token>``: ids are reused, tokens never."""
+
+    surveys: ClassVar[bool] = True
+    id_variable: ClassVar[str]  # in which the scheduler tells a job its id
+
+    def __init__(self, *, name: str, spool: Path, options: BatchOptions) -> None:
+        self.name = name
+        self.spool = Path(spool).absolute()
+        self.options = options
+        self.container = options.container
+        self.poll_interval = options.poll_interval  # type: ignore[misc]  # of this one, not of all
+        # its own word comes first: what is only absent is not lost before the records had time to appear
+        self.absence_grace = 2 * options.late + 10  # type: ignore[misc]
+        self.commands = CommandLine(options.env, path=options.path)
+        self._launches = SpoolLaunches(os.fsencode(self.spool), name)
+        self._stage = SpoolStage(self.spool, name)
+        self._tidied = False
+        self._rows: dict[str, Row] = {}  # by id, of the last survey: what it told of an end needs no second query
+        self._unrecorded: dict[Handle, float] = {}  # ended by the books, without a record; since when (monotonic)
+        self._pressed: dict[Handle, float] = {}  # since when it is to be ended by force (monotonic)
+        self._seen: dict[tuple[Phase, str, str, str], Observation] = {}  # the same look is the same object
+        self._strange: set[str] = set()  # states that were in no table, warned of once
+
+    # What a scheduler is.
+
+    @abstractmethod
+    def send(self, it: Submission, folder: str, script: str) -> str | SubmitError:
+        """Submit one script, held, and return the id; raise SystemUnavailable where nothing can have been taken."""
+
+    @abstractmethod
+    def free(self, ids: Sequence[str]) -> None:
+        """Release held jobs."""
+
+    @abstractmethod
+    def queue(self) -> Sequence[Row]:
+        """Return every job of this user that is held, in line or running; of ended ones those still in memory.
+
+        One query. Raises SystemUnavailable for an answer that is not whole.
+        """
+
+    @abstractmethod
+    def look(self, ids: Sequence[str]) -> Mapping[str, Row]:
+        """Return what the scheduler has in memory of these jobs; those that it does not know are left out."""
+
+    @abstractmethod
+    def books(self, ids: Sequence[str], tokens: Sequence[Token]) -> Sequence[Row]:
+        """Return the accounting's rows of these ids, or of jobs that bear these tokens; nothing where there is none."""
+
+    @abstractmethod
+    def cancel(self, ids: Sequence[str], *, force: bool) -> None:
+        """Take jobs out of line; send what runs TERM, with ``force`` what our program on the node ends it by."""
+
+    @abstractmethod
+    def destroy(self, ids: Sequence[str]) -> None:
+        """Have the scheduler end jobs whose program on the node does not do it."""
+
+    # Launching.
+
+    def submit(self, submissions: Sequence[Submission]) -> Sequence[Handle | SubmitError]:
+        """Submit held jobs, one after the other."""
+        until = time.monotonic() + PATIENCE
+        answers: list[Handle | SubmitError] = []
+        for it in submissions:
+            wrong = refusal(it) or self._unsuitable(it)
+            if wrong is not None:
+                answers.append(_error(SubmitFailure.PERMANENT, wrong))
+                continue
+            if time.monotonic() > until:
+                answers.append(_error(SubmitFailure.TRANSIENT, f"{self.kind} is slow: it was not asked"))
+                continue
+            try:
+                answers.append(self._submit(it))
+            except SystemUnavailable as error:
+                if not answers:
+                    raise
+                answers.append(_error(SubmitFailure.TRANSIENT, str(error)))
+        return answers
+
+    def _unsuitable(self, it: Submission) -> str | None:
+        name = next((name for name in it.files if name in batch_script.FILES), None)
+        if name is not None:
+            return f"job {it.job_id}: {name!r} is a file of the batch job itself in the run folder"
+        return None
+
+    def _submit(self, it: Submission) -> Handle | SubmitError:
+        run = run_folder.read(self._launches.folder(it.token))
+        if run is not None and run.token == it.token and run.end is not None and run.guard:  # the same again
+            native = run.guard.partition(":")[2]
+            return f"{native}/{it.token}" if native else _error(SubmitFailure.UNCLEAR, "this launch is over already")
+        try:
+            folder, script = batch_script.write(
+                it,
+                self.spool,
+                scheduler=self.kind,
+                variable=self.id_variable,
+                python=self.options.python,
+                grace=self.options.kill_grace,
+                env=self.options.job_env,
+            )
+        except run_folder.Superseded as error:
+            return _error(SubmitFailure.PERMANENT, str(error))
+        except OSError as error:
+            raise SystemUnavailable(f"cannot use the spool {self.spool}: {error.strerror}") from error
+        try:
+            answer = self.send(it, folder, script)
+        except Unanswered as error:
+            return _error(SubmitFailure.UNCLEAR, str(error))
+        return answer if isinstance(answer, SubmitError) else f"{answer}/{it.token}"
+
+    def stage_in(self, submission: Submission, progress: Progress) -> Submission:
+        """Copy the inputs to where the launch takes them from, or into the given workdir."""
+        if not submission.inputs:
+            return submission
+        if (wrong := self._unsuitable(submission)) is not None:
+            raise StageFailed(wrong)
+        return self._stage.bring(submission, progress)
+
+    def lead(self) -> bool:
+        """Any number of starters may serve it. Removes what was staged and taken by nobody."""
+        if not self._tidied:
+            self._tidied = True
+            self._stage.tidy()
+        return True
+
+    def release(self, handles: Sequence[Handle]) -> None:
+        """Let held jobs line up."""
+        ids = [_parts(handle)[0] for handle in _own(handles)]
+        if ids:
+            self.free(ids)
+
+    # Looking.
+
+    def survey(self, record: str) -> Mapping[Handle, Observation]:
+        """Tell of all jobs of this record by one query."""
+        rows = self.queue()
+        self._rows = {row.native: row for row in rows}
+        ours = _tokens_of(record)
+        return {f"{row.native}/{row.token}": self._observed(row) for row in rows if row.token.startswith(ours)}
+
+    def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
+        """Tell of each by one query, by two where the scheduler has forgotten some."""
+        own = _own(handles)
+        rows = self._found(own)
+        return {
+            handle: self._observed(rows[handle]) if handle in rows else self._unseen(_parts(handle)[1])
+            for handle in own
+        }
+
+    def _found(self, handles: Sequence[Handle]) -> dict[Handle, Row]:
+        """Ask the scheduler, then the books for what it has forgotten."""
+        if not handles:
+            return {}
+        known = self.look([_parts(handle)[0] for handle in handles])
+        found = {}
+        for handle in handles:
+            native, token = _parts(handle)
+            if native in known and known[native].token == token:
+                found[handle] = known[native]
+        lost = [handle for handle in handles if handle not in found]
+        if lost:
+            by_handle = {f"{row.native}/{row.token}": row for row in self.books([_parts(h)[0] for h in lost], ())}
+            found.update((handle, by_handle[handle]) for handle in lost if handle in by_handle)
+        return found
+
+    def _observed(self, row: Row) -> Observation:
+        """Return what a row says, as the same object for the same words."""
+        if row.phase is Phase.UNKNOWN and row.state not in self._strange:
+            self._strange.add(row.state)
+            logger.warning("%s has a state that is in no table: %r of job %s", self.kind, row.state, row.native)
+        steps = ""
+        if row.phase is Phase.RUNNING:
+            folder = os.fsdecode(self._launches.folder(row.token)) if TOKEN.fullmatch(row.token) else ""
+            steps = (folder and progress(folder)) or ""
+        key = (row.phase, row.state, f"{row.reason}\0{steps}", row.host)
+        if key not in self._seen:
+            if len(self._seen) > 10_000:
+                self._seen.clear()
+            self._seen[key] = Observation(
+                state=STATES.get(row.phase, NativeState.ENDED),
+                native_state=row.state,
+                reason=row.reason or None,
+                host=row.host or None,
+                held=row.phase is Phase.HELD,
+                alive=not row.phase.ended and row.phase is not Phase.UNKNOWN,
+                progress=steps or None,
+            )
+        return self._seen[key]
+
+    def _unseen(self, token: Token) -> Observation:
+        """Tell of a job that neither the scheduler nor its books know."""
+        if not (self.spool / "jobs").is_dir():  # moved, or not mounted: what is not seen is not absent
+            return Observation(
+                state=NativeState.UNKNOWN, reason=f"the spool {self.spool} has no folder `jobs`: is it mounted?"
+            )
+        if self._record(token) is not None:
+            return Observation(state=NativeState.ENDED)
+        return ABSENT
+
+    def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        """Return certain ends: a record with what the books say; in time, where there is none, the books alone."""
+        own = _own(handles)
+        rows: dict[Handle, Row] = {}
+        for handle in own:
+            native, token = _parts(handle)
+            row = self._rows.get(native)
+            if row is not None and row.token == token and row.phase.ended:
+                rows[handle] = row
+        asked = [handle for handle in own if handle not in rows]
+        rows.update(self._found(asked))
+        found: dict[Handle, ExitInfo] = {}
+        now = time.monotonic()
+        for handle in own:
+            row, token = rows.get(handle), _parts(handle)[1]
+            record = self._record(token)
+            if record is not None and (row is None or row.phase.ended or self._waited(handle, now)):
+                found[handle] = batch_end.merged(self.kind, record, row if row and row.phase.ended else None)
+            elif record is None and row is not None and row.phase.ended and self._final(handle, row, now):
+                began = run_folder.read(self._launches.folder(token)) is not None
+                found[handle] = batch_end.by_books(self.kind, row, began=began, said=self._said(token))
+        for handle in found:
+            self._unrecorded.pop(handle, None)
+        return found
+
+    def _record(self, token: Token) -> ExitInfo | None:
+        text = self._launches.exit_record(token)
+        return None if text is None else ExitInfo.from_json(text)
+
+    def _said(self, token: Token) -> str | None:
+        """Return the last words of the scheduler and of our program on the node."""
+        with suppress(OSError, ValueError):
+            text = self._launches.read(token, "native.log", 0, SAID).decode("utf-8", "replace")
+            return text.strip()[-1000:] or None
+        return None
+
+    def _final(self, handle: Handle, row: Row, now: float) -> bool:
+        """Tell whether an end without a record is told: a file system may show the record late."""
+        if row.phase is Phase.CANCELLED and row.started is None:
+            return True  # it never began
+        return self._waited(handle, now)
+
+    def _waited(self, handle: Handle, now: float) -> bool:
+        """Tell whether an end has been waiting for its other half for long enough."""
+        return now - self._unrecorded.setdefault(handle, now) >= self.options.late
+
+    def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
+        """Find jobs by their token: in the queue, in the books, in the marker; what is nowhere can never start."""
+        rows = {row.token: row for row in self.queue() if row.token}
+        lost = [it.token for it in launches if it.token not in rows]
+        if lost:
+            rows.update((row.token, row) for row in self.books((), lost) if row.token in lost)
+        answers: dict[Token, Handle | Settled] = {}
+        for it in launches:
+            if it.token in rows:
+                answers[it.token] = f"{rows[it.token].native}/{it.token}"
+            else:
+                answers[it.token] = self._settled(it)
+        return answers
+
+    def _settled(self, it: Launch) -> Handle | Settled:
+        """Seal what nobody knows of, or adopt it by the id that stands in its marker."""
+        try:
+            run = run_folder.read(self._launches.folder(it.token))
+            if run is None:
+                words = "its starter died before it started"
+                run_folder.seal(os.fsencode(self.spool), it.token, "-", "not_started", words)
+                return Settled.NOT_STARTED
+        except FileExistsError:
+            run = run_folder.read(self._launches.folder(it.token))
+        except (OSError, ValueError, run_folder.Superseded):
+            return Settled.UNKNOWN
+        if run is None or run.token != it.token:
+            return Settled.UNKNOWN
+        if run.sealed:
+            return Settled.NOT_STARTED
+        native = (run.guard or "").partition(":")[2]
+        return f"{native}/{it.token}" if native else Settled.UNKNOWN
+
+    def inventory(self, record: str) -> Mapping[Handle, Token]:
+        """Return what is held, in line, or running."""
+        ours = _tokens_of(record)
+        rows = [row for row in self.queue() if row.token.startswith(ours) and not row.phase.ended]
+        return {f"{row.native}/{row.token}": row.token for row in rows}
+
+    def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
+        """Return a part of a file in the run folder."""
+        return self._launches.read(_parts(handle)[1], stream, offset, limit)
+
+    # Ending.
+
+    def kill(self, handles: Sequence[Handle], *, force: bool) -> Mapping[Handle, bool]:
+        """Cancel; True once the scheduler says that nothing of it is left."""
+        own = _own(handles)
+        rows = self._found(own)
+        live = [handle for handle in own if handle in rows and not rows[handle].phase.ended]
+        if live:
+            now = time.monotonic()
+            since = {handle: self._pressed.setdefault(handle, now) for handle in live} if force else {}
+            stubborn = [handle for handle in live if now - since.get(handle, now) > self.options.kill_grace + FIRM]
+            self.cancel([_parts(handle)[0] for handle in live if handle not in stubborn], force=force)
+            if stubborn:
+                self.destroy([_parts(handle)[0] for handle in stubborn])
+            time.sleep(KILL_LOOK)
+            rows.update(self._found(live))
+        answers = dict.fromkeys(handles, False)
+        for handle in own:
+            row = rows.get(handle)
+            answers[handle] = row.phase.ended if row is not None else self._gone(_parts(handle)[1])
+            if answers[handle]:
+                self._pressed.pop(handle, None)
+        return answers
+
+    def _gone(self, token: Token) -> bool:
+        """Tell whether a job that nobody knows will never run: it has ended, or its marker is ours."""
+        with suppress(OSError, ValueError, run_folder.Superseded):
+            if self._record(token) is not None:
+                return True
+            run_folder.seal(os.fsencode(self.spool), token, "-", "not_started", "it was killed before it started")
+            return True
+        return False
+
+    def forget(self, handles: Sequence[Handle]) -> None:
+        """Drop what was staged and not taken; results stay."""
+        for handle in _own(handles):
+            self._stage.drop(_parts(handle)[1])
+
+    def check(self) -> Sequence[Check]:
+        """Ask the scheduler, and try the spool."""
+        checks = [self._check_answer(), self._check_spool()]
+        return [*checks, *self.check_more()] if checks[0].ok else checks
+
+    def check_more(self) -> Sequence[Check]:
+        """Return what else can be wrong with a scheduler that answers."""
+        return ()
+
+    def _check_answer(self) -> Check:
+        try:
+            rows = self.queue()
+        except SystemUnavailable as error:
+            fix = "see whether it answers on this host; set env: (what its commands need) and path: of this system"
+            return Check(name=self.kind, ok=False, detail=str(error), fix=fix)
+        live = sum(not row.phase.ended for row in rows)
+        return Check(name=self.kind, ok=True, detail=f"answers; {live} jobs of this user are in line or running")
+
+    def _check_spool(self) -> Check:
+        try:
+            batch_script.library(self.spool)
+            (self.spool / "jobs").mkdir(exist_ok=True)
+        except OSError as error:
+            fix = "make it writable for this user, and set `spool` to a file system that the nodes share"
+            return Check(name="spool", ok=False, detail=f"{self.spool}: {error.strerror}", fix=fix)
+        return Check(name="spool", ok=True, detail=f"{self.spool} is writable; the nodes have to see it as well")
+
+
+def _parts(handle: Handle) -> tuple[str, Token]:
+    """Return id and token of a handle; raise ValueError for one of another kind of system."""
+    if _HANDLE.fullmatch(handle) is None:
+        raise ValueError(f"{handle!r} is not a handle of a batch system")
+    native, _, token = handle.partition("/")
+    return native, token
+
+
+def _own(handles: Collection[Handle]) -> list[Handle]:
+    return [handle for handle in handles if _HANDLE.fullmatch(handle)]
+
+
+def _tokens_of(record: str) -> tuple[str, str]:
+    return f"{record}.", f"{record}:"
+
+
+def _error(failure: SubmitFailure, message: str) -> SubmitError:
+    return SubmitError(failure=failure, message=message)

@@ -1,0 +1,122 @@
+"""What a scheduler starts on a node: takes the launch's marker, runs it as the local runner does, writes its record.
+
+Standard library only, Python 3.6 and later. The launch is a line for the runner in the file `launch` of the run folder.
+The scheduler may start it as often as it likes (a requeue by hand, an array with holes): the marker has one owner.
+"""
+
+import json
+import os
+import pwd
+import signal
+import sys
+import tempfile
+import time
+
+from jobmill.systems import child_wait, process_tree, run_folder, runner, switch
+
+LAUNCH = b"launch"
+END = signal.SIGUSR2  # to us alone: kill all of the job
+FIRM = 1.0  # seconds for which that is tried at once
+RAN_BEFORE = 75  # EX_TEMPFAIL of sysexits.h: this launch was started before, and is not started again
+# what tells a job where it is: parallel programs, containers and GPU libraries live by it
+PREFIXES = (
+    "SLURM SLURMD SBATCH PBS LSB LSF LS SGE JOB PE QUEUE NSLOTS NHOSTS PMI PMIX CUDA GPU ROCR ZE KMP OMP TMPDIR TZ"
+)
+OURS = frozenset((PREFIXES + " LANG ENVIRONMENT REQUEST").split(" "))
+# `sbatch --export=NONE` leaves it, and srun within the job would hand nothing on
+NOT_OURS = frozenset(("SLURM_EXPORT_ENV", "SBATCH_EXPORT"))
+STANDARD_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def base_environment(given: "dict[str, str]", library: str) -> "dict[str, str]":
+    """Return the constant part of a job's environment: clean, with what the scheduler tells; ``given`` goes last."""
+    try:
+        user = pwd.getpwuid(os.getuid())
+        name, home = user.pw_name, user.pw_dir
+    except KeyError:
+        name, home = str(os.getuid()), os.environ.get("HOME", "/")
+    env = {key: value for key, value in os.environ.items() if key.split("_")[0] in OURS and key not in NOT_OURS}
+    env.update(HOME=home, USER=name, LOGNAME=name, SHELL="/bin/sh", PATH=os.environ.get("PATH") or STANDARD_PATH)
+    env.setdefault("LANG", "C.UTF-8")
+    env.setdefault("TMPDIR", "/tmp")
+    env["JOBMILL_STEPPER"] = os.path.join(library, "jobmill", "jobs", "stepper.py")
+    env["JOBMILL_STEPPER_PYTHON"] = sys.executable
+    env.update(given)
+    return env
+
+
+class BatchRunner(runner.Runner):
+    """A runner of one launch, which nobody talks to; a TERM is for its job."""
+
+    def begin(self, line: bytes) -> None:
+        """Start the launch, or have its end written; nothing else is started."""
+        self.watch.whole = True
+        self.slots = 1
+        self.backlog.append(line)
+        self._fill()
+        self.eof = True
+
+    def _drain(self, _number: int, _frame: object) -> None:
+        """Hand the scheduler's TERM on: to all of the job, wherever it fled to."""
+        self._signal(False, 0.0)
+
+    def end(self, _number: int, _frame: object) -> None:
+        """Kill all of the job: no scheduler knows what has fled as well as we do."""
+        self._signal(True, FIRM)
+
+    def _signal(self, force: bool, patience: float) -> None:
+        self.eof = True
+        for it in list(self.watch.running.values()) + [it for it, _ in self.watch.lingering.values()]:
+            switch.kill(it.switch, it.token, it.folder, it.pid, it.start, it.ended, force, patience, self.watch.spare)
+
+
+def run(spool: bytes, token: str, native: str, library: str, grace: float) -> int:
+    """Run one launch to its end; return the exit code for the scheduler, which is the job's where it has one."""
+    folder = run_folder.folder_of(spool, token)
+    with open(os.path.join(folder, LAUNCH), "rb") as file:
+        given, line = file.read().split(b"\n")[:2]
+    child_wait.prctl(child_wait.PR_SET_CHILD_SUBREAPER, 1)
+    with tempfile.TemporaryFile() as table, open(os.devnull, "r+b") as nowhere:
+        os.dup2(nowhere.fileno(), 0)
+        it = BatchRunner(spool, native.encode(), table.fileno(), 0, grace)
+        it.base = {
+            run_folder.encode(key): run_folder.encode(value)
+            for key, value in base_environment(json.loads(given.decode("utf-8")), library).items()
+        }
+        said = os.dup(1)
+        os.dup2(nowhere.fileno(), 1)  # the runner's events: nobody reads them
+        os.chdir("/")
+        signal.signal(signal.SIGTERM, it._drain)
+        signal.signal(END, it.end)
+        it.begin(line)
+        it.serve()
+        os.dup2(said, 1)
+    return _code(folder, token, native)
+
+
+def _code(folder: bytes, token: str, native: str) -> int:
+    """Return what the record says, for the scheduler's own books."""
+    found = run_folder.read(folder)
+    if found is None or found.token != token or found.guard != native:
+        text = "jobmill: this launch was started before, or is not to be started: %s\n"
+        sys.stderr.write(text % folder.decode("utf-8", "replace"))
+        return RAN_BEFORE
+    end = json.loads(found.end) if found.end else {}
+    if end.get("term_sig"):
+        return 128 + int(end["term_sig"])
+    value = end.get("exit_value")
+    return 1 if value is None or end.get("reason") else int(value)
+
+
+def main() -> None:
+    """Run as ``batch_job <spool> <token> <scheduler> <variable with the job's id> <library> <grace>``."""
+    spool, token, scheduler, variable, library, grace = sys.argv[1:7]
+    native = "%s:%s" % (scheduler, os.environ.get(variable, "?"))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    started = time.time()
+    try:
+        sys.exit(run(os.fsencode(spool), token, native, library, float(grace)))
+    except (OSError, ValueError) as error:
+        where = "%s on %s" % (process_tree.boot_id(), run_folder.HOST)
+        sys.stderr.write("jobmill: %s: %s (%s, %.0f)\n" % (token, error, where, started))
+        sys.exit(RAN_BEFORE)

@@ -1,0 +1,79 @@
+"""The options that all batch systems share."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobmill.errors import ConfigError, nearest
+from jobmill.systems.container_template import ContainerTemplate
+
+KEYS = ("env", "path", "job_env", "python", "kill_grace", "poll_interval", "late", "native", "container", "slots")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOptions:
+    """What the configuration says of one batch system."""
+
+    env: Mapping[str, str] = field(default_factory=dict)  # what the scheduler's commands need to find their cluster
+    path: str | None = None  # where its commands are; None: our own PATH
+    job_env: Mapping[str, str] = field(default_factory=dict)  # for every job
+    python: str = "/usr/bin/python3"  # on the nodes, 3.6 or newer
+    kill_grace: float = 5.0  # seconds between TERM and KILL at the walltime
+    poll_interval: float = 15.0  # seconds between two queries
+    late: float = 120.0  # seconds for which the file system may show an exit record late
+    native: tuple[str, ...] = ()  # words for every submit command
+    container: ContainerTemplate | None = None
+
+    @classmethod
+    def parse(cls, name: str, kind: str, options: Mapping[str, Any], more: Sequence[str] = ()) -> BatchOptions:
+        """Read the mapping of a system; raise ConfigError for an unknown option or a value that cannot be."""
+        where = f"systems.{name}"
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise ConfigError(f"{where}: a system's name is letters, digits, `.`, `_` and `-`, at most 64")
+        known = (*(key for key in KEYS if key != "slots"), *more)
+        for key in options:
+            if key == "slots":
+                raise ConfigError(f"{where}.slots: the scheduler decides what runs at once; limit: bounds what is sent")
+            if key not in known:
+                raise ConfigError(f"{where}: unknown option {key!r}{nearest(key, known)}; known: {', '.join(known)}")
+        values: dict[str, Any] = {}
+        for key in ("env", "job_env"):
+            values[key] = _texts(options.get(key), f"{where}.{key}")
+        for key, least in (("kill_grace", 0.0), ("poll_interval", 0.1), ("late", 0.0)):
+            if options.get(key) is not None:
+                values[key] = _seconds(options[key], f"{where}.{key}", least)
+        for key in ("path", "python"):
+            if options.get(key) is not None:
+                values[key] = _text(options[key], f"{where}.{key}")
+        if (words := options.get("native")) is not None:
+            if not isinstance(words, list | tuple) or not all(isinstance(it, str) and it for it in words):
+                raise ConfigError(f"{where}.native: write a list of words, as [--exclusive]")
+            values["native"] = tuple(words)
+        if options.get("container") is not None:
+            values["container"] = ContainerTemplate.of(where, options["container"])
+        return cls(**values)
+
+
+def _texts(value: Any, where: str) -> dict[str, str]:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, str) and k and "=" not in k and "\0" not in k + v for k, v in value.items()
+    ):
+        raise ConfigError(f"{where}: write a mapping of names to texts")
+    return dict(value)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value or not value.isprintable():
+        raise ConfigError(f"{where}: {value!r} is no text")
+    return value
+
+
+def _seconds(value: Any, where: str, least: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e7:
+        raise ConfigError(f"{where}: {value!r} is not a number of seconds from {least:g}")
+    return float(value)

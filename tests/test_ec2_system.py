@@ -228,9 +228,18 @@ def test_a_claim_goes_to_another_instance_when_its_own_is_gone(world: World, tmp
             there.extend(found)
             world.cloud.ec2.terminate_instances(InstanceIds=found)
 
+    def bring() -> Submission:
+        until = time.monotonic() + 60
+        while True:
+            try:
+                return carrier.stage_in(launch, progress)
+            except SystemUnavailable:  # one that is just coming up; who launches tries it again as well
+                assert time.monotonic() < until
+                time.sleep(0.5)
+
     hosts, carrier._follow = carrier._follow, lambda: None  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as pool:
-        carried = pool.submit(carrier.stage_in, launch, progress)
+        carried = pool.submit(bring)
         told.until(lambda: there, 60)
         carrier._follow = hosts  # type: ignore[method-assign]
         told.until(carried.done, 60)

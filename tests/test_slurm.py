@@ -1,4 +1,4 @@
-"""The `slurm` system on real Slurm: the conformance suite, with and without accounting, and what goes wrong there."""
+"""The `slurm` system on real Slurm, with and without accounting, and what goes wrong there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from farm import Missing
@@ -26,7 +26,6 @@ from jobmill.jobs.states import ENDED
 from jobmill.ledger import listing
 from jobmill.systems.slurm import SlurmSystem
 from jobmill.systems.system import (
-    ExecutionSystem,
     ExitInfo,
     ExitStatus,
     Launch,
@@ -36,7 +35,6 @@ from jobmill.systems.system import (
     SubmitError,
     SubmitFailure,
 )
-from jobmill.testing import Conformance
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -55,28 +53,6 @@ def up(**wanted: Any) -> Iterator[Slurm]:
 def cluster() -> Iterator[Slurm]:
     """One node, with accounting."""
     yield from up(books=True)
-
-
-class TestConformance(Conformance):
-    """One node, with accounting."""
-
-    quiet = 3.0
-    patience = 60.0
-    many: ClassVar[int] = 60
-    cluster: Slurm
-
-    @pytest.fixture(autouse=True)
-    def _cluster(self, cluster: Slurm) -> None:
-        self.cluster = cluster
-
-    def make(self, spool: Path) -> ExecutionSystem:
-        return system(self.cluster, spool, late=3)
-
-    def make_absent(self, spool: Path) -> ExecutionSystem:
-        conf = spool / "slurm.conf"
-        port = self.cluster.ports["slurmctld"]
-        conf.write_text(self.cluster.conf.read_text().replace(f"SlurmctldPort={port}", "SlurmctldPort=1"))
-        return SlurmSystem.build("slurm", {"env": {"SLURM_CONF": str(conf)}}, spool)
 
 
 def system(cluster: Slurm, spool: Path, **options: Any) -> SlurmSystem:
@@ -425,6 +401,24 @@ def test_banners_and_lists_that_lack_everything_make_no_end(bench: Bench, shims:
     assert empty.settle([Launch(token=token)]) == {token: handle}
     assert empty.kill([handle], force=True)[handle] in (False, True)
     bench.until(lambda: bench.state(handle) is NativeState.ENDED)
+
+
+@pytest.mark.parametrize(
+    "sacct", ["echo slurm_persist_conn_open: Connection refused >&2; exit 1", "sleep 30", "exit 0"]
+)
+def test_an_accounting_that_goes_away_takes_nothing_along(
+    sacct: str, bench: Bench, shims: Callable[..., SlurmSystem]
+) -> None:
+    """Slurm has forgotten both; one left its record, and of the other nobody may say that it is gone."""
+    ended, runs = bench.launch(bench.job("ended", "exit 3"), bench.job("runs", "sleep 20"))
+    assert bench.end(ended).exit_value == 3
+    bench.until(lambda: bench.state(runs) is NativeState.RUNNING)
+    ill = shims(sacct=sacct, squeue='"$real" "$@" | head -n 1')
+    looks = ill.status([ended, runs])
+    assert (looks[ended].state, looks[runs].state) == (NativeState.ENDED, NativeState.UNKNOWN), looks
+    assert [info.exit_value for info in ill.exit_info([ended, runs]).values()] == [3]
+    tokens = [handle.partition("/")[2] for handle in (ended, runs)]
+    assert ill.settle([Launch(token=token) for token in tokens]) == dict(zip(tokens, (ended, runs), strict=True))
 
 
 def test_a_reused_id_is_another_job(bench: Bench) -> None:

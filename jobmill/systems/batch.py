@@ -83,6 +83,7 @@ class BatchSystem(ExecutionSystem):
         self._unrecorded: dict[Handle, float] = {}  # ended by the books, without a record; since when (monotonic)
         self._pressed: dict[Handle, float] = {}  # since when it is to be ended by force (monotonic)
         self._seen: dict[tuple[Phase, str, str, str], Observation] = {}  # the same look is the same object
+        self._bookless = ""  # why the accounting did not answer when it was asked last
         self._strange: set[str] = set()  # states that were in no table, warned of once
 
     # What a scheduler is.
@@ -222,9 +223,22 @@ class BatchSystem(ExecutionSystem):
                 found[handle] = known[native]
         lost = [handle for handle in handles if handle not in found]
         if lost:
-            by_handle = {f"{row.native}/{row.token}": row for row in self.books([_parts(h)[0] for h in lost], ())}
+            rows = self._booked([_parts(handle)[0] for handle in lost], ())
+            by_handle = {f"{row.native}/{row.token}": row for row in rows}
             found.update((handle, by_handle[handle]) for handle in lost if handle in by_handle)
         return found
+
+    def _booked(self, ids: Sequence[str], tokens: Sequence[Token]) -> Sequence[Row]:
+        """Ask the books; an accounting that does not answer keeps nobody from what the queue and the records say."""
+        try:
+            rows = self.books(ids, tokens)
+        except SystemUnavailable as error:
+            if not self._bookless:
+                logger.warning("%s: its accounting does not answer, and it goes on without: %s", self.name, error)
+            self._bookless = str(error)
+            return ()
+        self._bookless = ""
+        return rows
 
     def _observed(self, row: Row) -> Observation:
         """Return what a row says, as the same object for the same words."""
@@ -258,6 +272,8 @@ class BatchSystem(ExecutionSystem):
             )
         if self._record(token) is not None:
             return Observation(state=NativeState.ENDED)
+        if self._bookless:
+            return Observation(state=NativeState.UNKNOWN, reason=f"the accounting does not answer: {self._bookless}")
         return ABSENT
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
@@ -311,7 +327,7 @@ class BatchSystem(ExecutionSystem):
         rows = {row.token: row for row in self.queue() if row.token}
         lost = [it.token for it in launches if it.token not in rows]
         if lost:
-            rows.update((row.token, row) for row in self.books((), lost) if row.token in lost)
+            rows.update((row.token, row) for row in self._booked((), lost) if row.token in lost)
         answers: dict[Token, Handle | Settled] = {}
         for it in launches:
             if it.token in rows:

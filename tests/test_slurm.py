@@ -432,6 +432,14 @@ def test_a_reused_id_is_another_job(bench: Bench) -> None:
     assert bench.state(handle) is NativeState.RUNNING
 
 
+def test_a_record_that_its_job_spoiled_is_told_and_stops_nobody(bench: Bench) -> None:
+    text = 'echo "exit 1 {\\"exit_value\\": \\"x\\"} end" >> $JOBMILL_RUN_FOLDER/run'
+    spoiled, fine = bench.launch(bench.job("a", text), bench.job("b", "exit 3"))
+    assert bench.end(fine).exit_value == 3
+    end = bench.end(spoiled)
+    assert not end.regular and "cannot be read" in str(end.message), end
+
+
 def test_a_record_that_the_file_system_shows_late(bench: Bench) -> None:
     bench.system = system(bench.cluster, bench.spool, late=8)
     (handle,) = bench.launch(bench.job("a", "sleep 1; exit 3"))

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems import batch_end, batch_script, run_folder
+from jobmill.systems import batch_end, batch_script, far_words, run_folder
 from jobmill.systems.batch_options import BatchOptions
 from jobmill.systems.batch_row import Phase, Row
 from jobmill.systems.command_line import CommandLine, Unanswered
@@ -148,7 +148,10 @@ class BatchSystem(ExecutionSystem):
         return None
 
     def _submit(self, it: Submission) -> Handle | SubmitError:
-        run = run_folder.read(self._launches.folder(it.token))
+        try:
+            run = run_folder.read(self._launches.folder(it.token))
+        except OSError as error:
+            raise SystemUnavailable(f"cannot use the spool {self.spool}: {error.strerror}") from error
         if run is not None and run.token == it.token and run.end is not None and run.guard:  # the same again
             native = run.guard.partition(":")[2]
             return f"{native}/{it.token}" if native else _error(SubmitFailure.UNCLEAR, "this launch is over already")
@@ -295,15 +298,21 @@ class BatchSystem(ExecutionSystem):
             if record is not None and (row is None or row.phase.ended or self._waited(handle, now)):
                 found[handle] = batch_end.merged(self.kind, record, row if row and row.phase.ended else None)
             elif record is None and row is not None and row.phase.ended and self._final(handle, row, now):
-                began = run_folder.read(self._launches.folder(token)) is not None
-                found[handle] = batch_end.by_books(self.kind, row, began=began, said=self._said(token))
+                found[handle] = batch_end.by_books(self.kind, row, began=self._began(token), said=self._said(token))
         for handle in found:
             self._unrecorded.pop(handle, None)
         return found
 
     def _record(self, token: Token) -> ExitInfo | None:
         text = self._launches.exit_record(token)
-        return None if text is None else ExitInfo.from_json(text)
+        return None if text is None else ExitInfo.from_json(far_words.record(text))  # a job can write to its folder
+
+    def _began(self, token: Token) -> bool:
+        """Tell whether it took its marker; one that cannot be read was taken."""
+        try:
+            return run_folder.read(self._launches.folder(token)) is not None
+        except OSError:
+            return True
 
     def _said(self, token: Token) -> str | None:
         """Return the last words of the scheduler and of our program on the node."""

@@ -432,6 +432,14 @@ def test_a_reused_id_is_another_job(bench: Bench) -> None:
     assert bench.state(handle) is NativeState.RUNNING
 
 
+def test_a_spool_that_is_not_seen_makes_nothing_unstarted(bench: Bench) -> None:
+    (handle,) = bench.launch(bench.job("a", "exit 3"))
+    assert bench.end(handle).exit_value == 3
+    bench.spool.rename(bench.spool.parent / "away")
+    end = bench.end(handle)
+    assert end.exit_status is not ExitStatus.ABORTED_BEFORE_RUNNING and not end.regular, end
+
+
 def test_a_record_that_its_job_spoiled_is_told_and_stops_nobody(bench: Bench) -> None:
     text = 'echo "exit 1 {\\"exit_value\\": \\"x\\"} end" >> $JOBMILL_RUN_FOLDER/run'
     spoiled, fine = bench.launch(bench.job("a", text), bench.job("b", "exit 3"))

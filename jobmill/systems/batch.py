@@ -308,9 +308,10 @@ class BatchSystem(ExecutionSystem):
         return None if text is None else ExitInfo.from_json(far_words.record(text))  # a job can write to its folder
 
     def _began(self, token: Token) -> bool:
-        """Tell whether it took its marker; one that cannot be read was taken."""
+        """Tell whether it may have taken its marker: also where we do not even see what we wrote ourselves."""
+        folder = self._launches.folder(token)
         try:
-            return run_folder.read(self._launches.folder(token)) is not None
+            return run_folder.read(folder) is not None or not os.path.lexists(folder + b"/launch")
         except OSError:
             return True
 

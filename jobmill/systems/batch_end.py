@@ -40,11 +40,11 @@ def by_books(scheduler: str, row: Row, *, began: bool, said: str | None = None) 
     """Return the end of a job that left no record; ``began``: it took its marker; ``said``: words from its node."""
     words = f"{scheduler} says {_told(row)}; there is no exit record"
     reason, status = TAKEN.get(row.phase), ExitStatus.ABORTED
-    if not began:
+    if row.phase is Phase.COMPLETED:
+        status, reason = ExitStatus.FINISHED_UNCLEAR, "no_record"  # success needs a record
+    elif not began:
         status = ExitStatus.ABORTED_BEFORE_RUNNING
         reason = reason or "start_failed"
-    elif row.phase is Phase.COMPLETED:
-        status, reason = ExitStatus.FINISHED_UNCLEAR, "no_record"  # success needs a record
     elif row.signal:
         status = ExitStatus.FINISHED_SIGNAL
     elif row.phase is Phase.FAILED and row.code:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from jobmill.jobs.job import Job
 
-KINDS = frozenset({"slurm"})
+KINDS = frozenset({"slurm", "pbspro"})
 
 
 class ClusterJob(Job):

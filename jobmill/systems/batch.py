@@ -57,6 +57,7 @@ STATES = {
     Phase.QUEUED: NativeState.SUBMITTED,
     Phase.RUNNING: NativeState.RUNNING,
     Phase.LEAVING: NativeState.RUNNING,
+    Phase.UNREACHABLE: NativeState.UNKNOWN,
     Phase.UNKNOWN: NativeState.UNKNOWN,
 }
 
@@ -66,6 +67,7 @@ class BatchSystem(ExecutionSystem):
 
     surveys: ClassVar[bool] = True
     id_variable: ClassVar[str]  # in which the scheduler tells a job its id
+    keeps_words: ClassVar[bool] = True  # it writes what a node says into a file that we name, else the script does
 
     def __init__(self, *, name: str, spool: Path, options: BatchOptions) -> None:
         self.name = name
@@ -112,12 +114,16 @@ class BatchSystem(ExecutionSystem):
         """Return the accounting's rows of these ids, or of jobs that bear these tokens; nothing where there is none."""
 
     @abstractmethod
-    def cancel(self, ids: Sequence[str], *, force: bool) -> None:
+    def cancel(self, rows: Sequence[Row], *, force: bool) -> None:
         """Take jobs out of line; send what runs TERM, with ``force`` what our program on the node ends it by."""
 
     @abstractmethod
     def destroy(self, ids: Sequence[str]) -> None:
         """Have the scheduler end jobs whose program on the node does not do it."""
+
+    def native_id(self, told: str) -> str:
+        """Return an id, as the scheduler tells it to its job, in the form that rows have it."""
+        return told
 
     # Launching.
 
@@ -153,7 +159,7 @@ class BatchSystem(ExecutionSystem):
         except OSError as error:
             raise SystemUnavailable(f"cannot use the spool {self.spool}: {error.strerror}") from error
         if run is not None and run.token == it.token and run.end is not None and run.guard:  # the same again
-            native = run.guard.partition(":")[2]
+            native = self.native_id(run.guard.partition(":")[2])
             return f"{native}/{it.token}" if native else _error(SubmitFailure.UNCLEAR, "this launch is over already")
         try:
             folder, script = batch_script.write(
@@ -164,6 +170,7 @@ class BatchSystem(ExecutionSystem):
                 python=self.options.python,
                 grace=self.options.kill_grace,
                 env=self.options.job_env,
+                redirect=not self.keeps_words,
             )
         except run_folder.Superseded as error:
             return _error(SubmitFailure.PERMANENT, str(error))
@@ -362,7 +369,7 @@ class BatchSystem(ExecutionSystem):
             return Settled.UNKNOWN
         if run.sealed:
             return Settled.NOT_STARTED
-        native = (run.guard or "").partition(":")[2]
+        native = self.native_id((run.guard or "").partition(":")[2])
         return f"{native}/{it.token}" if native else Settled.UNKNOWN
 
     def inventory(self, record: str) -> Mapping[Handle, Token]:
@@ -386,7 +393,7 @@ class BatchSystem(ExecutionSystem):
             now = time.monotonic()
             since = {handle: self._pressed.setdefault(handle, now) for handle in live} if force else {}
             stubborn = [handle for handle in live if now - since.get(handle, now) > self.options.kill_grace + FIRM]
-            self.cancel([_parts(handle)[0] for handle in live if handle not in stubborn], force=force)
+            self.cancel([rows[handle] for handle in live if handle not in stubborn], force=force)
             if stubborn:
                 self.destroy([_parts(handle)[0] for handle in stubborn])
             time.sleep(KILL_LOOK)

@@ -20,12 +20,16 @@ class Phase(enum.StrEnum):
     OOM = "oom"
     NODE_FAIL = "node_fail"
     PREEMPTED = "preempted"
+    UNREACHABLE = "unreachable"  # the scheduler itself does not know: a node that does not answer, another server
     UNKNOWN = "unknown"  # a word that is in no table
 
     @property
     def ended(self) -> bool:
         """True for an end."""
-        return self not in (Phase.HELD, Phase.QUEUED, Phase.RUNNING, Phase.LEAVING, Phase.UNKNOWN)
+        return self not in LIVE
+
+
+LIVE = (Phase.HELD, Phase.QUEUED, Phase.RUNNING, Phase.LEAVING, Phase.UNREACHABLE, Phase.UNKNOWN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,11 +39,20 @@ def library(spool: Path) -> Path:
 
 
 def write(
-    it: Submission, spool: Path, *, scheduler: str, variable: str, python: str, grace: float, env: Mapping[str, str]
+    it: Submission,
+    spool: Path,
+    *,
+    scheduler: str,
+    variable: str,
+    python: str,
+    grace: float,
+    env: Mapping[str, str],
+    redirect: bool = False,
 ) -> tuple[str, str]:
     """Write the launch into its run folder; return that folder and the text of the script that starts it.
 
-    ``variable``: in which the scheduler tells the job its own id. Raises run_folder.Superseded and OSError.
+    ``variable``: in which the scheduler tells the job its own id; ``redirect``: the script itself sends what it and our
+    program say into `native.log`. Raises run_folder.Superseded and OSError.
     """
     folder = os.fsdecode(run_folder.enter(os.fsencode(spool), it.token))
     fields = (list(it.argv), it.workdir, dict(it.env), it.stdin, it.stdout, it.stderr, dict(it.files), it.walltime)
@@ -52,7 +61,8 @@ def write(
     _put(f"{folder}/launch", f"{json.dumps(dict(env))}\n{line}", 0o600)
     place = library(spool)
     words = [python, "-I", "-S", "-c", _START, str(spool), it.token, scheduler, variable, str(place), f"{grace:g}"]
-    text = f"#!/bin/sh\n# jobmill {it.token}\nexec {shlex.join(words)}\n"
+    log = f"exec >>{shlex.quote(f'{folder}/native.log')} 2>&1\n" if redirect else ""
+    text = f"#!/bin/sh\n# jobmill {it.token}\n{log}exec {shlex.join(words)}\n"
     _put(f"{folder}/script", text, 0o644)
     return folder, text
 

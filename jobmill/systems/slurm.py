@@ -145,9 +145,9 @@ class SlurmSystem(BatchSystem):
             found += [row for line in lines[1:] if (row := _booked(line)) is not None]
         return found
 
-    def cancel(self, ids: Sequence[str], *, force: bool) -> None:
+    def cancel(self, rows: Sequence[Row], *, force: bool) -> None:
         """Take jobs out of line, and signal what runs: our program on the node hands it on."""
-        for some in _chunks(ids):
+        for some in _chunks([row.native for row in rows]):
             self.commands.call(["scancel", *self._there, "--state=PENDING", *some])
             number = "USR2" if force else "TERM"
             self.commands.call(["scancel", *self._there, "--batch", f"--signal={number}", "--state=RUNNING", *some])

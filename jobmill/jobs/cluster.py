@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from jobmill.jobs.job import Job
 
-KINDS = frozenset({"slurm", "pbspro"})
+KINDS = frozenset({"slurm", "pbspro", "lsf"})
 
 
 class ClusterJob(Job):

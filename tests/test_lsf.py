@@ -77,8 +77,16 @@ class Bench:
     def __init__(self, folder: Path) -> None:
         self.site, self.spool = Site(folder / "lsf"), folder / "spool"
         self.system = system(self.site, self.spool)
-        self.system.commands.deadline = 2.0
         self.life = f"{RECORD}x{time.monotonic_ns()}"  # of this test
+
+    def hurry(self) -> None:
+        """Wait for no command longer than for two seconds: the faults of the test are slower."""
+        self.system.commands.deadline = 2.0
+
+    def anew(self) -> Any:
+        """Go on as another process, which was not kept waiting."""
+        self.system = system(self.site, self.spool)
+        return self.system
 
     def job(self, name: str, text: str, **fields: Any) -> Submission:
         argv = ("/bin/sh", "-c", text)
@@ -211,10 +219,11 @@ def test_a_node_without_our_python_says_so(bench: Bench) -> None:
 
 def test_accepted_and_timed_out_is_found_and_not_sent_again(bench: Bench) -> None:
     bench.site.fault("bsub", "lost", 1)
+    bench.hurry()
     job = bench.job("a", "echo start >> starts; exit 3")
     (answer,) = bench.system.submit([job])
     assert isinstance(answer, SubmitError) and answer.failure is SubmitFailure.UNCLEAR, answer
-    found = system(bench.site, bench.spool).settle([Launch(token=job.token)])[job.token]
+    found = bench.anew().settle([Launch(token=job.token)])[job.token]
     assert isinstance(found, str) and found.endswith(f"/{job.token}")
     bench.system.release([found])
     assert bench.end(found).exit_value == 3 and bench.file("a", "starts") == "start\n"
@@ -232,10 +241,11 @@ def test_accepted_and_not_told_is_found(how: str, bench: Bench) -> None:
 
 def test_what_comes_late_and_was_given_up_never_starts(bench: Bench) -> None:
     bench.site.fault("bsub", "mute", 1)
+    bench.hurry()
     job = bench.job("a", "echo start >> starts")
     (answer,) = bench.system.submit([job])
     assert isinstance(answer, SubmitError) and answer.failure is SubmitFailure.UNCLEAR, answer
-    ours = system(bench.site, bench.spool)
+    ours = bench.anew()
     assert ours.settle([Launch(token=job.token)]) == {job.token: Settled.NOT_STARTED}
     script = (bench.spool / "jobs/a/run.1/script").read_text()  # now it gets there
     assert not ours.commands.call(["bsub", "-H", "-J", "a", "-Jd", job.token], given=script).code
@@ -252,6 +262,8 @@ def test_an_answer_that_is_none_changes_nothing(how: str, plain: bool, bench: Be
     (handle,) = bench.launch(bench.job("a", "sleep 20"))
     bench.until(lambda: bench.state(handle) is NativeState.RUNNING)
     bench.site.fault("bjobs", how)
+    if how == "mute":
+        bench.hurry()
     for verb in (bench.system.status, bench.system.exit_info):
         with pytest.raises(SystemUnavailable):
             verb([handle])
@@ -261,7 +273,8 @@ def test_an_answer_that_is_none_changes_nothing(how: str, plain: bool, bench: Be
     with pytest.raises(SystemUnavailable):
         bench.system.settle([Launch(token=handle.partition("/")[2])])
     bench.site.fault("bjobs", "")
-    assert system(bench.site, bench.spool).status([handle])[handle].state is NativeState.RUNNING
+    bench.anew()
+    assert bench.state(handle) is NativeState.RUNNING
 
 
 def test_banners_go_by(bench: Bench) -> None:

@@ -280,7 +280,7 @@ def test_an_answer_that_is_none_changes_nothing(how: str, plain: bool, bench: Be
 def test_banners_go_by(bench: Bench) -> None:
     for command in ("bsub", "bjobs", "bresume"):
         bench.site.fault(command, "banner")
-    (handle,) = bench.launch(bench.job("a", "exit 4"))
+    (handle,) = bench.launch(bench.job("a", "sleep 3; exit 4"))
     assert handle in bench.system.survey(bench.life)
     assert bench.end(handle).exit_value == 4
 

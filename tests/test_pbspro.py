@@ -310,7 +310,7 @@ def test_a_list_of_ids_that_is_none_makes_no_end(how: str, bench: Bench) -> None
 def test_banners_go_by(bench: Bench) -> None:
     for command in ("qsub", "qstat", "qselect"):
         bench.site.fault(command, "banner")
-    (handle,) = bench.launch(bench.job("a", "exit 4"))
+    (handle,) = bench.launch(bench.job("a", "sleep 3; exit 4"))
     assert handle in bench.system.survey(bench.life)
     assert bench.end(handle).exit_value == 4
 
@@ -449,5 +449,5 @@ def test_what_moved_to_another_server_is_not_gone(bench: Bench) -> None:
     (handle,) = bench.launch(bench.job("a", "sleep 20"))
     bench.until(lambda: bench.state(handle) is NativeState.RUNNING)
     row = dataclasses.replace(bench.system.queue()[0], state="M", phase=Phase.UNREACHABLE)
-    look = bench.system._observed(row)
+    look = bench.system._observed(row, {})
     assert look.state is NativeState.UNKNOWN and look.alive

@@ -10,24 +10,21 @@ A scheduler is: a command and a parser for each verb, and a table of its states.
 from __future__ import annotations
 
 import logging
-import os
 import re
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems import batch_end, batch_script, far_words, run_folder
+from jobmill.systems import batch_end, batch_script, run_folder
 from jobmill.systems.batch_options import BatchOptions
 from jobmill.systems.batch_row import Phase, Row
+from jobmill.systems.batch_spool import BatchSpool
 from jobmill.systems.command_line import CommandLine, Unanswered
 from jobmill.systems.refusal import refusal
-from jobmill.systems.spool_launches import TOKEN, SpoolLaunches
-from jobmill.systems.spool_stage import SpoolStage
-from jobmill.systems.step_progress import progress
+from jobmill.systems.spool_launches import TOKEN
 from jobmill.systems.system import (
     Check,
     ExecutionSystem,
@@ -48,7 +45,6 @@ logger = logging.getLogger("jobmill")
 
 PATIENCE = 4.0  # seconds after which a submit sends no more: a worker that is silent for ten counts as dead
 FIRM = 5.0  # seconds after which the scheduler is to end what our program on the node has not ended
-SAID = 65536  # bytes of a node's own words that are read
 KILL_LOOK = 0.3  # seconds between looks at what is being cancelled
 _HANDLE = re.compile(rf"[^\s/]{{1,80}}/{TOKEN.pattern}", re.ASCII)
 ABSENT = Observation(state=NativeState.ABSENT, reason="the scheduler knows no such job, and it left no exit record")
@@ -71,20 +67,18 @@ class BatchSystem(ExecutionSystem):
 
     def __init__(self, *, name: str, spool: Path, options: BatchOptions) -> None:
         self.name = name
-        self.spool = Path(spool).absolute()
+        self.spool = BatchSpool(spool, name, options)
         self.options = options
         self.container = options.container
         self.poll_interval = options.poll_interval  # type: ignore[misc]  # of this one, not of all
         # its own word comes first: what is only absent is not lost before the records had time to appear
         self.absence_grace = 2 * options.late + 10  # type: ignore[misc]
         self.commands = CommandLine(options.env, path=options.path)
-        self._launches = SpoolLaunches(os.fsencode(self.spool), name)
-        self._stage = SpoolStage(self.spool, name)
         self._tidied = False
         self._rows: dict[str, Row] = {}  # by id, of the last survey: what it told of an end needs no second query
         self._unrecorded: dict[Handle, float] = {}  # ended by the books, without a record; since when (monotonic)
         self._pressed: dict[Handle, float] = {}  # since when it is to be ended by force (monotonic)
-        self._seen: dict[tuple[Phase, str, str, str], Observation] = {}  # the same look is the same object
+        self._seen: dict[tuple[Phase, str, str, str, str | None], Observation] = {}  # the same look is the same object
         self._bookless = ""  # why the accounting did not answer when it was asked last
         self._strange: set[str] = set()  # states that were in no table, warned of once
 
@@ -154,28 +148,15 @@ class BatchSystem(ExecutionSystem):
         return None
 
     def _submit(self, it: Submission) -> Handle | SubmitError:
-        try:
-            run = run_folder.read(self._launches.folder(it.token))
-        except OSError as error:
-            raise SystemUnavailable(f"cannot use the spool {self.spool}: {error.strerror}") from error
-        if run is not None and run.token == it.token and run.end is not None and run.guard:  # the same again
-            native = self.native_id(run.guard.partition(":")[2])
+        if before := self.spool.over(it.token):  # the same again
+            native = self._native(before)
             return f"{native}/{it.token}" if native else _error(SubmitFailure.UNCLEAR, "this launch is over already")
         try:
-            folder, script = batch_script.write(
-                it,
-                self.spool,
-                scheduler=self.kind,
-                variable=self.id_variable,
-                python=self.options.python,
-                grace=self.options.kill_grace,
-                env=self.options.job_env,
-                redirect=not self.keeps_words,
+            folder, script = self.spool.write(
+                it, kind=self.kind, variable=self.id_variable, redirect=not self.keeps_words
             )
         except run_folder.Superseded as error:
             return _error(SubmitFailure.PERMANENT, str(error))
-        except OSError as error:
-            raise SystemUnavailable(f"cannot use the spool {self.spool}: {error.strerror}") from error
         try:
             answer = self.send(it, folder, script)
         except Unanswered as error:
@@ -188,13 +169,13 @@ class BatchSystem(ExecutionSystem):
             return submission
         if (wrong := self._unsuitable(submission)) is not None:
             raise StageFailed(wrong)
-        return self._stage.bring(submission, progress)
+        return self.spool.bring(submission, progress)
 
     def lead(self) -> bool:
         """Any number of starters may serve it. Removes what was staged and taken by nobody."""
         if not self._tidied:
             self._tidied = True
-            self._stage.tidy()
+            self.spool.tidy()
         return True
 
     def release(self, handles: Sequence[Handle]) -> None:
@@ -210,16 +191,17 @@ class BatchSystem(ExecutionSystem):
         rows = self.queue()
         self._rows = {row.native: row for row in rows}
         ours = _tokens_of(record)
-        return {f"{row.native}/{row.token}": self._observed(row) for row in rows if row.token.startswith(ours)}
+        steps = self._steps(rows := [row for row in rows if row.token.startswith(ours)])
+        return {f"{row.native}/{row.token}": self._observed(row, steps) for row in rows}
 
     def status(self, handles: Sequence[Handle]) -> Mapping[Handle, Observation]:
         """Tell of each by one query, by two where the scheduler has forgotten some."""
         own = _own(handles)
         rows = self._found(own)
-        return {
-            handle: self._observed(rows[handle]) if handle in rows else self._unseen(_parts(handle)[1])
-            for handle in own
-        }
+        steps = self._steps(rows.values())
+        answers = {handle: self._observed(row, steps) for handle, row in rows.items()}
+        unseen = [handle for handle in own if handle not in rows]
+        return {**answers, **self._unseen(unseen)} if unseen else answers
 
     def _found(self, handles: Sequence[Handle]) -> dict[Handle, Row]:
         """Ask the scheduler, then the books for what it has forgotten."""
@@ -250,16 +232,15 @@ class BatchSystem(ExecutionSystem):
         self._bookless = ""
         return rows
 
-    def _observed(self, row: Row) -> Observation:
+    def _steps(self, rows: Collection[Row]) -> Mapping[Token, str]:
+        return self.spool.progress([row.token for row in rows if row.phase is Phase.RUNNING])
+
+    def _observed(self, row: Row, steps: Mapping[Token, str]) -> Observation:
         """Return what a row says, as the same object for the same words."""
         if row.phase is Phase.UNKNOWN and row.state not in self._strange:
             self._strange.add(row.state)
             logger.warning("%s has a state that is in no table: %r of job %s", self.kind, row.state, row.native)
-        steps = ""
-        if row.phase is Phase.RUNNING:
-            folder = os.fsdecode(self._launches.folder(row.token)) if TOKEN.fullmatch(row.token) else ""
-            steps = (folder and progress(folder)) or ""
-        key = (row.phase, row.state, f"{row.reason}\0{steps}", row.host)
+        key = (row.phase, row.state, row.reason, row.host, steps.get(row.token))
         if key not in self._seen:
             if len(self._seen) > 10_000:
                 self._seen.clear()
@@ -270,21 +251,19 @@ class BatchSystem(ExecutionSystem):
                 host=row.host or None,
                 held=row.phase is Phase.HELD,
                 alive=not row.phase.ended and row.phase is not Phase.UNKNOWN,
-                progress=steps or None,
+                progress=steps.get(row.token),
             )
         return self._seen[key]
 
-    def _unseen(self, token: Token) -> Observation:
-        """Tell of a job that neither the scheduler nor its books know."""
-        if not (self.spool / "jobs").is_dir():  # moved, or not mounted: what is not seen is not absent
-            return Observation(
-                state=NativeState.UNKNOWN, reason=f"the spool {self.spool} has no folder `jobs`: is it mounted?"
-            )
-        if self._record(token) is not None:
-            return Observation(state=NativeState.ENDED)
-        if self._bookless:
-            return Observation(state=NativeState.UNKNOWN, reason=f"the accounting does not answer: {self._bookless}")
-        return ABSENT
+    def _unseen(self, handles: Collection[Handle]) -> Mapping[Handle, Observation]:
+        """Tell of jobs that neither the scheduler nor its books know."""
+        if (missing := self.spool.missing()) is not None:
+            return dict.fromkeys(handles, Observation(state=NativeState.UNKNOWN, reason=missing))
+        bookless = f"the accounting does not answer: {self._bookless}"
+        rest = Observation(state=NativeState.UNKNOWN, reason=bookless) if self._bookless else ABSENT
+        records = self.spool.records([_parts(handle)[1] for handle in handles])
+        ended = Observation(state=NativeState.ENDED)
+        return {handle: ended if _parts(handle)[1] in records else rest for handle in handles}
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return certain ends: a record with what the books say; in time, where there is none, the books alone."""
@@ -298,36 +277,19 @@ class BatchSystem(ExecutionSystem):
         asked = [handle for handle in own if handle not in rows]
         rows.update(self._found(asked))
         found: dict[Handle, ExitInfo] = {}
+        records = self.spool.records([_parts(handle)[1] for handle in own])
         now = time.monotonic()
         for handle in own:
             row, token = rows.get(handle), _parts(handle)[1]
-            record = self._record(token)
+            record = records.get(token)
             if record is not None and (row is None or row.phase.ended or self._waited(handle, now)):
                 found[handle] = batch_end.merged(self.kind, record, row if row and row.phase.ended else None)
             elif record is None and row is not None and row.phase.ended and self._final(handle, row, now):
-                found[handle] = batch_end.by_books(self.kind, row, began=self._began(token), said=self._said(token))
+                began, said = self.spool.began(token), self.spool.said(token)
+                found[handle] = batch_end.by_books(self.kind, row, began=began, said=said)
         for handle in found:
             self._unrecorded.pop(handle, None)
         return found
-
-    def _record(self, token: Token) -> ExitInfo | None:
-        text = self._launches.exit_record(token)
-        return None if text is None else ExitInfo.from_json(far_words.record(text))  # a job can write to its folder
-
-    def _began(self, token: Token) -> bool:
-        """Tell whether it may have taken its marker: also where we do not even see what we wrote ourselves."""
-        folder = self._launches.folder(token)
-        try:
-            return run_folder.read(folder) is not None or not os.path.lexists(folder + b"/launch")
-        except OSError:
-            return True
-
-    def _said(self, token: Token) -> str | None:
-        """Return the last words of the scheduler and of our program on the node."""
-        with suppress(OSError, ValueError):
-            text = self._launches.read(token, "native.log", 0, SAID).decode("utf-8", "replace")
-            return text.strip()[-1000:] or None
-        return None
 
     def _final(self, handle: Handle, row: Row, now: float) -> bool:
         """Tell whether an end without a record is told: a file system may show the record late."""
@@ -353,23 +315,16 @@ class BatchSystem(ExecutionSystem):
                 answers[it.token] = self._settled(it)
         return answers
 
+    def _native(self, taker: str) -> str:
+        """Return the scheduler's id of who took a marker, or nothing."""
+        return self.native_id(taker.partition(":")[2])
+
     def _settled(self, it: Launch) -> Handle | Settled:
         """Seal what nobody knows of, or adopt it by the id that stands in its marker."""
-        try:
-            run = run_folder.read(self._launches.folder(it.token))
-            if run is None:
-                words = "its starter died before it started"
-                run_folder.seal(os.fsencode(self.spool), it.token, "-", "not_started", words)
-                return Settled.NOT_STARTED
-        except FileExistsError:
-            run = run_folder.read(self._launches.folder(it.token))
-        except (OSError, ValueError, run_folder.Superseded):
-            return Settled.UNKNOWN
-        if run is None or run.token != it.token:
-            return Settled.UNKNOWN
-        if run.sealed:
-            return Settled.NOT_STARTED
-        native = self.native_id((run.guard or "").partition(":")[2])
+        taker = self.spool.settle(it.token)
+        if isinstance(taker, Settled):
+            return taker
+        native = self._native(taker)
         return f"{native}/{it.token}" if native else Settled.UNKNOWN
 
     def inventory(self, record: str) -> Mapping[Handle, Token]:
@@ -380,7 +335,7 @@ class BatchSystem(ExecutionSystem):
 
     def logs(self, handle: Handle, stream: str, offset: int, limit: int = 1 << 20) -> bytes:
         """Return a part of a file in the run folder."""
-        return self._launches.read(_parts(handle)[1], stream, offset, limit)
+        return self.spool.read(_parts(handle)[1], stream, offset, limit)
 
     # Ending.
 
@@ -401,28 +356,19 @@ class BatchSystem(ExecutionSystem):
         answers = dict.fromkeys(handles, False)
         for handle in own:
             row = rows.get(handle)
-            answers[handle] = row.phase.ended if row is not None else self._gone(_parts(handle)[1])
+            answers[handle] = row.phase.ended if row is not None else self.spool.gone(_parts(handle)[1])
             if answers[handle]:
                 self._pressed.pop(handle, None)
         return answers
 
-    def _gone(self, token: Token) -> bool:
-        """Tell whether a job that nobody knows will never run: it has ended, or its marker is ours."""
-        with suppress(OSError, ValueError, run_folder.Superseded):
-            if self._record(token) is not None:
-                return True
-            run_folder.seal(os.fsencode(self.spool), token, "-", "not_started", "it was killed before it started")
-            return True
-        return False
-
     def forget(self, handles: Sequence[Handle]) -> None:
         """Drop what was staged and not taken; results stay."""
         for handle in _own(handles):
-            self._stage.drop(_parts(handle)[1])
+            self.spool.drop(_parts(handle)[1])
 
     def check(self) -> Sequence[Check]:
         """Ask the scheduler, and try the spool."""
-        checks = [self._check_answer(), self._check_spool()]
+        checks = [self._check_answer(), self.spool.check()]
         return [*checks, *self.check_more()] if checks[0].ok else checks
 
     def check_more(self) -> Sequence[Check]:
@@ -437,15 +383,6 @@ class BatchSystem(ExecutionSystem):
             return Check(name=self.kind, ok=False, detail=str(error), fix=fix)
         live = sum(not row.phase.ended for row in rows)
         return Check(name=self.kind, ok=True, detail=f"answers; {live} jobs of this user are in line or running")
-
-    def _check_spool(self) -> Check:
-        try:
-            batch_script.library(self.spool)
-            (self.spool / "jobs").mkdir(exist_ok=True)
-        except OSError as error:
-            fix = "make it writable for this user, and set `spool` to a file system that the nodes share"
-            return Check(name="spool", ok=False, detail=f"{self.spool}: {error.strerror}", fix=fix)
-        return Check(name="spool", ok=True, detail=f"{self.spool} is writable; the nodes have to see it as well")
 
 
 def _parts(handle: Handle) -> tuple[str, Token]:

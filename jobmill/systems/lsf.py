@@ -61,7 +61,7 @@ class LsfSystem(BatchSystem):
         except ValueError as error:
             return _refused(f"job {it.job_id}: native: {error}: {it.native}")
         words = ["bsub", "-H", "-rn", "-J", launch_token.split(it.token)[1], "-Jd", it.token]
-        words += ["-cwd", str(self.spool), "-o", "/dev/null", *_resources(it)]
+        words += ["-cwd", str(self.spool.path), "-o", "/dev/null", *_resources(it)]
         words += ["-W", str(max(1, math.ceil(it.walltime / 60)))] if it.walltime else []
         words += ["-q", it.queue] if it.queue else []
         words += ["-P", it.account] if it.account else []

@@ -60,7 +60,7 @@ class SlurmSystem(BatchSystem):
         """Give a held job to sbatch, which reads the script on its stdin."""
         log = f"{folder}/native.log".replace("%", "%%")
         words = ["sbatch", "--parsable", "--hold", "--no-requeue", *self._there]
-        words += [f"--job-name={it.token}", f"--comment={it.token}", f"--chdir={self.spool}"]
+        words += [f"--job-name={it.token}", f"--comment={it.token}", f"--chdir={self.spool.path}"]
         words += [f"--output={log}", "--open-mode=append", f"--cpus-per-task={max(1, it.cpus)}"]
         words += [f"--mem={it.memory}M"] if it.memory else []
         words += [f"--time={max(1, math.ceil(it.walltime / 60))}"] if it.walltime else []

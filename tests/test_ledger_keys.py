@@ -11,7 +11,7 @@ from conftest import Server
 from driver import Driver, spec
 from laws import dump, violations
 
-from jobmill.ledger import admission, ending, launch, listing, membership, polls, script, upkeep, wish
+from jobmill.ledger import admission, ending, launch, listing, membership, polls, queries, script, upkeep, wish
 from jobmill.ledger.admission import Grants
 from jobmill.ledger.record import Record
 
@@ -26,6 +26,7 @@ def life(driver: Driver) -> None:
     driver.claim()
     polls.take(driver.record, "local", "", lease=30, patience=2)
     polls.left(driver.record, driver.suffix, "local", polls.ALL, 250)
+    queries.spend(driver.record, "local", 2, 12)
     ending.push(driver.record, driver.lane, ["{}"])
     batch = admission.take(driver.fetcher, "Exit_Queue" + driver.suffix, 250)
     end = ending.RunEnd(job_id="a", run=1, state="done", exit='{"evidence":"r"}', wall=1)

@@ -38,7 +38,8 @@ from jobmill.worker.work import Work
 logger = logging.getLogger("jobmill")
 
 KILL_GRACE = 5.0  # seconds between TERM and KILL
-AGAIN = 0.25  # seconds between two looks at what is being killed
+AGAIN, GUEST_AGAIN = 0.25, 2.0  # seconds between two looks at what is being killed; where queries are counted
+ABSENT = 2.0  # seconds between two looks at what is absent, at least
 ORPHAN = 1.0  # seconds between polls of a job that has steps to tell, or whose end nobody will push
 OUTAGE = 5.0  # seconds between polls of a system that did not answer and has not been given up
 CLAIM = 0.5  # seconds between two looks for what is due
@@ -68,7 +69,7 @@ class Fetcher(Work):
         self._systems = {name: build(name) for name, s in config.systems.items() if s.lane == lane}
         self._home = Homecoming(record, Path(config.spool), self._systems, build, lease=config.limits.lease)
         self._ends = Ends(record, Path(config.spool), self._home)
-        self._endpoints = Endpoints(record)
+        self._endpoints = Endpoints(record, systems=self._systems)
         self._janitor = Janitor(record, config, lane, self._systems, self._endpoints)
         self._member: Membership | None = None
         self.lease = config.limits.lease  # also of a claimed poll: then another fetcher makes it
@@ -245,6 +246,10 @@ class Fetcher(Work):
                 known = [(j, ExitInfo.from_json(j.exited)) for j in jobs if j.exited and not j.wish]
                 self._ends.finish(known)
                 jobs = [j for j in jobs if not j.exited or j.wish]
+            if rest := self._endpoints.rest(name):  # who is to be killed does not wait for a budget
+                later = [_seen(j, j.state, rest, {}) for j in jobs if not j.wish]
+                poll.touch(self._record, later)
+                jobs = [j for j in jobs if j.wish]
             if not jobs:
                 continue
             try:
@@ -311,7 +316,7 @@ class Fetcher(Work):
                 if job.absent and job.now - job.absent > system.absence_grace:
                     over.append((job, _lost(look, system.absence_grace)))
                 else:
-                    seen.append(_seen(job, job.state, 2.0, {"absent": "now"}))
+                    seen.append(_seen(job, job.state, _again(system, ABSENT, system.poll_interval), {"absent": "now"}))
             else:
                 state = "unknown" if look.state is NativeState.UNKNOWN else look.state.value
                 if look.state is NativeState.SUBMITTED and job.state in ("running", "collecting"):
@@ -362,9 +367,15 @@ class Fetcher(Work):
                 info = ExitInfo(exit_status=status, reason=reason, evidence="no process of it is left")
             if info is None:
                 told = job.handle in gone or not gone  # some systems kill so many at once that not each has its turn
-                seen.append(_seen(job, job.state, AGAIN, {"killed": "now"} if told else {}))
+                words = {"killed": "now"} if told else {}
+                seen.append(_seen(job, job.state, _again(system, AGAIN, GUEST_AGAIN), words))
             else:
                 over.append((job, info))
+
+
+def _again(system: ExecutionSystem, soon: float, guest: float) -> float:
+    """Return after how many seconds a launch is looked at again: later where queries are counted."""
+    return soon if system.queries_per_minute is None else max(soon, guest)
 
 
 def _seen(job: Due, state: str, poll_in: float, fields: Mapping[str, str]) -> Seen:

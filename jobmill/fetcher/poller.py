@@ -16,12 +16,13 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping, 
 
 from jobmill.errors import SystemUnavailable
 from jobmill.fetcher.ends import Ends
+from jobmill.fetcher.poll_pace import PollPace
 from jobmill.jobs.states import POLLED
 from jobmill.ledger import poll, polls
 from jobmill.ledger.poll import Due, Seen
 from jobmill.ledger.polls import Left
 from jobmill.ledger.record import BATCH, Record, batches
-from jobmill.systems.system import ExecutionSystem, ExitInfo, Handle, NativeState, Observation
+from jobmill.systems.system import ExecutionSystem, ExitInfo, Handle, NativeState, Notice, Observation, Token
 from jobmill.worker.endpoints import Endpoints
 
 logger = logging.getLogger("jobmill")
@@ -36,6 +37,10 @@ ASK = 2000  # exit records that are asked for at once
 ABSENT = 2.0  # seconds to the poll of its own of a launch that is missing
 OUTAGE = 5.0  # seconds between polls of an endpoint that did not answer and has not been given up
 COMPARE = 300.0  # seconds in which all that is known is compared with the record once
+GLANCE, OTHERS = 1.0, 5.0  # seconds between looks at notices, of who makes the polls and of the other fetchers
+READ = 5.0  # seconds between looks at what was left to the poll, besides those that a notice asks for
+STRANGE = 60.0  # seconds for which the launch of a notice is looked for in the record
+RUNS = Observation(state=NativeState.RUNNING, alive=True)
 GONE = (NativeState.ENDED, NativeState.ABSENT)
 
 Pieces = Generator[int, None, float]  # launches dealt with, again and again; in the end the seconds to the next poll
@@ -78,23 +83,31 @@ class Poller:
         self._open: set[Handle] = set()  # what has to be looked at, changed or not
         self._line: list[Handle] = []  # what is to be compared with the record, yet
         self._strangers: set[Handle] = set()  # in the last answer, and not known
+        self._verified = clock()
+        # What launches tell themselves, and what follows from it for the next poll.
+        self._pace = PollPace(system.poll_interval, system.poll_interval_max)
+        self._tokens: dict[Token, Handle] = {}  # of what is known
+        self._told: Mapping[Token, Notice] = {}  # dealt with
+        self._unknown: dict[Token, float] = {}  # tell something, and are not known; since when
+        self._glance_at = 0.0
+        self._read_on = 0.0  # when to read on without a notice
+        self._fresh = False  # something was left to the poll after the last one
+        self._hurry = False  # something has ended, and the system has to say how
         self._doubted = False  # the last answer lacked so much that it was not believed
-
-    @property
-    def _interval(self) -> float:
-        """Seconds from one poll to the next."""
-        return self._system.poll_interval
 
     def turn(self, now: float) -> float:
         """Make a poll, or a part of it, when it is due; return in how many seconds there is more to do."""
         if self._pieces is None:
-            if now < self._at:
-                return self._at - now
-            wait = self._begin(now)
-            if wait > 0:
-                self._at = now + wait
-                return wait
-        elif now - self._renewed > self._lease / 3 and not self._renew(now):
+            if now >= self._at:
+                wait = self._begin(now)
+                if wait > 0:
+                    self._at = now + wait
+                    return self._rest(now)
+            elif self._system.notifies and now >= self._glance_at:
+                self._pieces = self._glance()
+            else:
+                return self._rest(now)
+        elif self._in_hand and now - self._renewed > self._lease / 3 and not self._renew(now):
             return LOOK
         assert self._pieces is not None
         try:
@@ -104,17 +117,37 @@ class Poller:
                 dealt += next(self._pieces)
         except StopIteration as end:
             self._pieces = None
+            if not self._in_hand:
+                self._glance_at = now + end.value
+                self._reschedule(now)
+                return self._rest(now)
             self._held = polls.keep(self._record, self._system.name, self._held, end.value)
             self._in_hand = False
+            self._pace.last = now
             self._at = now + max(SOON, end.value)
             if self._failed:  # another fetcher may reach it: it is first at the next poll
                 self._failed, self._held = False, ""
                 self._at += PATIENCE + LOOK
-            return self._at - now
+            return self._rest(now)
         except BaseException:
             self._pieces = None  # begun anew under the same lease: what was not recorded is found again
             raise
         return 0.0
+
+    def _rest(self, now: float) -> float:
+        """Return the seconds to what is next."""
+        return max(0.0, (min(self._at, self._glance_at) if self._system.notifies else self._at) - now)
+
+    def _reschedule(self, now: float) -> None:
+        """Poll earlier than was meant where a glance gave a reason."""
+        at = self._at
+        if self._fresh:
+            at = self._pace.fresh(now, at)
+        if self._hurry:
+            at = self._pace.hurry(now, at)
+        if at < self._at and self._held:
+            self._at = at
+            self._held = polls.keep(self._record, self._system.name, self._held, max(0.0, at - now))
 
     def _begin(self, now: float) -> float:
         """Take the poll where it is due; return 0 then, otherwise the seconds to the next look."""
@@ -122,6 +155,8 @@ class Poller:
         if self._in_hand and self._renew(now):
             self._pieces = self._poll()
             return 0.0
+        if (wait := self._endpoints.rest(name)) > 0:
+            return wait
         held, wait = polls.take(self._record, name, self._held, lease=self._lease, patience=PATIENCE)
         if not held:
             return min(max(SOON, wait), LOOK)
@@ -142,19 +177,23 @@ class Poller:
         """Read what was left to this poll, ask, and record what changed. In this order: what is missing is gone."""
         began, system = self._clock(), self._system
         plain = yield from self._read()
+        if system.notifies:
+            yield from self._take_notices()
+        self._fresh = self._hurry = False
         identity = self._record.identity()
         try:
             with self._endpoints.asked(system.name):
                 answer = system.survey(identity)
             yield len(answer) // QUICK
             gone = self._compare(answer)
+            silent = self._silent(gone, answer)
             yield len(answer) // QUICK
             missing = yield from self._collect(gone, plain)
         except SystemUnavailable:
             self._failed = True
-            return max(1.2 * self._endpoints.pause(system.name), min(self._interval, OUTAGE))
+            return max(1.2 * self._endpoints.pause(system.name), min(system.poll_interval, OUTAGE))
         if self._doubtful(missing):
-            return min(self._interval, OUTAGE)
+            return min(system.poll_interval, OUTAGE)
         self._looks = answer
         for some in batches(missing):  # they have polls of their own from now on: absent, grace, lost (law 5)
             self._disturbed(some, ABSENT, {"absent": "now"})
@@ -169,8 +208,54 @@ class Poller:
         if again := strangers & self._strangers:  # twice: no launch whose commit was on its way
             self._strange(system.name, again)
         self._strangers = strangers
-        spent = self._clock() - began
-        return max(self._interval - spent, self._interval / 4)
+        return self._pace.polled(self._clock() - began, news=silent)
+
+    def _silent(self, gone: Sequence[Handle], answer: Mapping[Handle, Observation]) -> bool:
+        """Tell whether the answer has news that launches did not tell themselves, some stragglers aside."""
+        if not self._system.notifies:
+            return False
+        news = [h for h in gone if h in self._known]
+        for handle in self._open:
+            look = answer.get(handle)
+            if look is not None and handle in self._known:
+                if look.held:
+                    return True
+                if look.state is NativeState.RUNNING and self._known[handle].state == "submitted":
+                    news.append(handle)
+        told = self._system.notices() if news else {}
+        return sum(_token(h) not in told for h in news) * 10 > len(news)
+
+    def _glance(self) -> Pieces:
+        """Take what launches tell of themselves; the system is not asked."""
+        try:
+            if self._clock() >= self._read_on:
+                yield from self._read()
+                yield from self._verify()
+            yield from self._take_notices()
+        except SystemUnavailable:  # it lies where its files are
+            return OTHERS
+        return GLANCE if self._held else OTHERS
+
+    def _take_notices(self) -> Generator[int, None, None]:
+        """Record what notices tell that is new; raises SystemUnavailable."""
+        told = self._system.notices()
+        news = {token: word for token, word in told.items() if self._told.get(token) is not word}
+        if any(token not in self._tokens for token in news):  # it was committed just now, or not by us
+            yield from self._read()
+        now = self._clock()
+        strange = {t: self._unknown.get(t, now) for t in news if t not in self._tokens}
+        self._unknown = {t: since for t, since in strange.items() if now - since < STRANGE}
+        self._told = {token: word for token, word in told.items() if token not in self._unknown}
+        of = {word: [self._tokens[t] for t, it in news.items() if it is word and t in self._tokens] for word in Notice}
+        for some in batches([h for h in of[Notice.STARTED] if self._known[h].state == "submitted"]):
+            self._note(some, dict.fromkeys(some, RUNS))
+            yield len(some)
+        self._hurry = self._hurry or bool(of[Notice.ENDED])
+        for some in batches([h for h in of[Notice.DONE] if h in self._known]):
+            exits = self._system.done(some)
+            self._hurry = self._hurry or len(exits) < len(some)
+            self._finish([(h, exits[h]) for h in some if h in exits])
+            yield len(some)
 
     def _read(self) -> Generator[int, None, dict[Handle, Left]]:
         """Read on what was left to this poll; return what needs no second look at the record when it has ended."""
@@ -187,10 +272,13 @@ class Poller:
                 if not row.terms:
                     plain[row.handle] = row
                 if self._known.get(row.handle) != row:
+                    self._fresh = self._fresh or row.handle not in self._known
                     self._known[row.handle] = row
+                    self._tokens[_token(row.handle)] = row.handle
                     self._open.add(row.handle)
             yield len(rows)
         self._since, self._read_at = polls.after(first), first
+        self._read_on = self._clock() + READ
         return plain
 
     def _compare(self, answer: Mapping[Handle, Observation]) -> list[Handle]:
@@ -291,7 +379,9 @@ class Poller:
 
     def _verify(self) -> Generator[int, None, None]:
         """Compare a share of what is known with the record: others end jobs, too."""
-        share = math.ceil(len(self._known) * max(1.0, self._interval) / COMPARE)
+        now = self._clock()
+        share = math.ceil(len(self._known) * max(1.0, now - self._verified) / COMPARE)
+        self._verified = now
         self._line = self._line or list(self._known)
         some, self._line = self._line[:share], self._line[share:]
         for handles in batches([h for h in some if h in self._known]):
@@ -320,7 +410,12 @@ class Poller:
     def _drop(self, handles: Iterable[Handle]) -> None:
         for handle in handles:
             self._known.pop(handle, None)
+            self._tokens.pop(_token(handle), None)
             self._open.discard(handle)
+
+
+def _token(handle: Handle) -> Token:
+    return handle.rpartition("/")[2]
 
 
 def _seen(job: Left, state: str, poll_in: float | None, fields: Mapping[str, str]) -> Seen:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from jobmill.ledger import capacity, listing, membership, server_facts
+from jobmill.ledger import capacity, listing, membership, polls, queries, server_facts
 from jobmill.ledger.capacity import Usage
 from jobmill.ledger.listing import Depths
 from jobmill.ledger.membership import ROLES, Process, living
@@ -31,6 +31,8 @@ class Overview:
     processes: Sequence[Process]
     digest: str  # of the configuration here
     limits: Mapping[str, int]
+    polls: Mapping[str, float]  # system -> when it is asked next, the server's Unix time
+    queries: Mapping[str, queries.Spent]  # of systems with a budget
 
     def as_json(self) -> dict[str, Any]:
         """Return all of it as one JSON mapping."""
@@ -46,6 +48,8 @@ class Overview:
             "sets": [asdict(usage) for usage in self.usage],
             "slots": {name: n for name, n in self.limits.items() if name.endswith(".slots")},
             "processes": [asdict(p) | {"alive": living(p, self.now)} for p in self.processes],
+            "polls": dict(self.polls),
+            "queries": {name: asdict(spent) for name, spent in self.queries.items()},
             "configuration": self.digest or None,
         }
 
@@ -63,6 +67,8 @@ def look(record: Record, *, digest: str = "", whole: bool = True) -> Overview:
         processes=membership.processes(record),
         digest=digest,
         limits=capacity.limits(record),
+        polls=polls.due(record),
+        queries=queries.spent(record),
     )
 
 
@@ -81,6 +87,8 @@ def overview_lines(view: Overview) -> list[str]:
             "",
         ]
     found += [*_queue_lines(view.depths), "", *_set_lines(view.usage, view.limits), ""]
+    if view.queries:
+        found += [*_query_lines(view), ""]
     return found + process_lines(view)
 
 
@@ -118,6 +126,19 @@ def _set_lines(usage: Sequence[Usage], limits: Mapping[str, int]) -> list[str]:
     if not rows:
         return ["no sets yet: no manager has run here"]
     return lines((Column("SET", cut=True), Column("USED", right=True), Column("LIMIT", right=True), Column("")), rows)
+
+
+def _query_lines(view: Overview) -> list[str]:
+    """Return what clusters are asked, as their guests."""
+    rows: list[tuple[Cell | str, ...]] = []
+    for name, spent in sorted(view.queries.items()):
+        due = view.polls.get(name)
+        next_ = "-" if due is None else duration(max(0.0, due - view.now))
+        full = spent.last_minute >= spent.budget
+        count = Cell(f"{spent.last_minute:.0f}", "yellow" if full else "")
+        rows.append((name, count, f"{spent.budget:g}", next_, "polls wait" if full else ""))
+    heads = (Column("CLUSTER"), Column("QUERIES/MIN", right=True), Column("BUDGET", right=True), Column("NEXT IN"))
+    return lines((*heads, Column("")), rows)
 
 
 def process_lines(view: Overview) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems import batch_end, batch_script, run_folder
+from jobmill.systems import batch_end, batch_script, notices, run_folder
 from jobmill.systems.batch_options import BatchOptions
 from jobmill.systems.batch_row import Phase, Row
 from jobmill.systems.batch_spool import BatchSpool
@@ -32,6 +32,7 @@ from jobmill.systems.system import (
     Handle,
     Launch,
     NativeState,
+    Notice,
     Observation,
     Progress,
     Settled,
@@ -62,6 +63,7 @@ class BatchSystem(ExecutionSystem):
     """Jobs of one scheduler. A handle is ``<scheduler's id>/<token>``: ids are reused, tokens never."""
 
     surveys: ClassVar[bool] = True
+    notifies: ClassVar[bool] = True
     id_variable: ClassVar[str]  # in which the scheduler tells a job its id
     keeps_words: ClassVar[bool] = True  # it writes what a node says into a file that we name, else the script does
 
@@ -71,6 +73,8 @@ class BatchSystem(ExecutionSystem):
         self.options = options
         self.container = options.container
         self.poll_interval = options.poll_interval  # type: ignore[misc]  # of this one, not of all
+        self.poll_interval_max = options.poll_interval_max  # type: ignore[misc]
+        self.queries_per_minute = options.queries_per_minute  # type: ignore[misc]
         # its own word comes first: what is only absent is not lost before the records had time to appear
         self.absence_grace = 2 * options.late + 10  # type: ignore[misc]
         self.commands = CommandLine(options.env, path=options.path)
@@ -265,6 +269,23 @@ class BatchSystem(ExecutionSystem):
         ended = Observation(state=NativeState.ENDED)
         return {handle: ended if _parts(handle)[1] in records else rest for handle in handles}
 
+    @property
+    def queries(self) -> int:
+        """Return how often the scheduler, or its accounting, was asked."""
+        return self.commands.queries
+
+    def notices(self) -> Mapping[Token, Notice]:
+        """Look at the one folder in which launches say that they started, or ended."""
+        done = Notice.ENDED if self.options.confirm else Notice.DONE
+        told = {notices.STARTED: Notice.STARTED, notices.ENDED: Notice.ENDED, notices.DONE: done}
+        return {token: told[word] for token, word in self.spool.notices().items()}
+
+    def done(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        """Return records of success. Of all other ends the scheduler may know the reason (oom, timeout, preempted)."""
+        by_token = {_parts(handle)[1]: handle for handle in _own(handles)}
+        found = {by_token[token]: record for token, record in self.spool.records(by_token).items() if record.regular}
+        return {handle: batch_end.early(self.kind, record, _parts(handle)[0]) for handle, record in found.items()}
+
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return certain ends: a record with what the books say; in time, where there is none, the books alone."""
         own = _own(handles)
@@ -362,9 +383,8 @@ class BatchSystem(ExecutionSystem):
         return answers
 
     def forget(self, handles: Sequence[Handle]) -> None:
-        """Drop what was staged and not taken; results stay."""
-        for handle in _own(handles):
-            self.spool.drop(_parts(handle)[1])
+        """Drop notices, and what was staged and not taken; results stay."""
+        self.spool.forget([_parts(handle)[1] for handle in _own(handles)])
 
     def check(self) -> Sequence[Check]:
         """Ask the scheduler, and try the spool."""

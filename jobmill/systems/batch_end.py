@@ -36,6 +36,11 @@ def merged(scheduler: str, record: ExitInfo, row: Row | None) -> ExitInfo:
     return found
 
 
+def early(scheduler: str, record: ExitInfo, native: str) -> ExitInfo:
+    """Return our record as an end that the scheduler was not asked about; ``native``: its id of the job."""
+    return replace(record, native_id=native, evidence=f"{record.evidence}; {scheduler} was not asked")
+
+
 def by_books(scheduler: str, row: Row, *, began: bool, said: str | None = None) -> ExitInfo:
     """Return the end of a job that left no record; ``began``: it took its marker; ``said``: words from its node."""
     words = f"{scheduler} says {_told(row)}; there is no exit record"

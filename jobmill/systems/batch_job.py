@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 
-from jobmill.systems import child_wait, process_tree, run_folder, runner, switch
+from jobmill.systems import child_wait, notices, process_tree, run_folder, runner, switch
 
 LAUNCH = b"launch"
 END = signal.SIGUSR2  # to us alone: kill all of the job
@@ -70,9 +70,11 @@ class BatchRunner(runner.Runner):
             switch.kill(it.switch, it.token, it.folder, it.pid, it.start, it.ended, force, patience, self.watch.spare)
 
 
-def run(spool: bytes, token: str, native: str, library: str, grace: float) -> int:
+def run(spool: bytes, token: str, native: str, library: str, grace: float, system: str) -> int:
     """Run one launch to its end; return the exit code for the scheduler, which is the job's where it has one."""
     folder = run_folder.folder_of(spool, token)
+    board = notices.Notices(spool, system)
+    killed = _oom_kills()
     with open(os.path.join(folder, LAUNCH), "rb") as file:
         given, line = file.read().split(b"\n")[:2]
     child_wait.prctl(child_wait.PR_SET_CHILD_SUBREAPER, 1)
@@ -89,15 +91,24 @@ def run(spool: bytes, token: str, native: str, library: str, grace: float) -> in
         signal.signal(signal.SIGTERM, it._drain)
         signal.signal(END, it.end)
         it.begin(line)
+        if _ours(run_folder.read(folder), token, native) is not None:
+            board.put(token, notices.STARTED)
         it.serve()
         os.dup2(said, 1)
-    return _code(folder, token, native)
+    found = _ours(run_folder.read(folder), token, native)
+    code = _code(found, folder)
+    if found is not None:
+        board.put(token, notices.ENDED if code or _oom_kills() > killed else notices.DONE)
+    return code
 
 
-def _code(folder: bytes, token: str, native: str) -> int:
+def _ours(found: "run_folder.Run | None", token: str, native: str) -> "run_folder.Run | None":
+    return found if found is not None and found.token == token and found.guard == native else None
+
+
+def _code(found: "run_folder.Run | None", folder: bytes) -> int:
     """Return what the record says, for the scheduler's own books."""
-    found = run_folder.read(folder)
-    if found is None or found.token != token or found.guard != native:
+    if found is None:
         text = "jobmill: this launch was started before, or is not to be started: %s\n"
         sys.stderr.write(text % folder.decode("utf-8", "replace"))
         return RAN_BEFORE
@@ -108,14 +119,34 @@ def _code(folder: bytes, token: str, native: str) -> int:
     return 1 if value is None or end.get("reason") else int(value)
 
 
+def _oom_kills() -> int:
+    """Return how many processes the kernel has killed for memory in our cgroup (its v1 or v2), 0 where none tells."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = [line.rstrip("\n").split(":", 2) for line in file]
+    except OSError:
+        return 0
+    for _, controllers, path in lines:
+        for place in ("/sys/fs/cgroup/memory%s/memory.oom_control", "/sys/fs/cgroup%s/memory.events"):
+            if controllers not in ("", "memory"):
+                continue
+            try:
+                with open(place % path) as file:
+                    words = dict(line.split() for line in file)
+                return int(words.get("oom_kill", 0))
+            except (OSError, ValueError):
+                continue
+    return 0
+
+
 def main() -> None:
-    """Run as ``batch_job <spool> <token> <scheduler> <variable with the job's id> <library> <grace>``."""
-    spool, token, scheduler, variable, library, grace = sys.argv[1:7]
+    """Run as ``batch_job <spool> <token> <scheduler> <variable with the job's id> <library> <grace> <system>``."""
+    spool, token, scheduler, variable, library, grace, system = sys.argv[1:8]
     native = "%s:%s" % (scheduler, os.environ.get(variable, "?"))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     started = time.time()
     try:
-        sys.exit(run(os.fsencode(spool), token, native, library, float(grace)))
+        sys.exit(run(os.fsencode(spool), token, native, library, float(grace), system))
     except (OSError, ValueError) as error:
         where = "%s on %s" % (process_tree.boot_id(), run_folder.HOST)
         sys.stderr.write("jobmill: %s: %s (%s, %.0f)\n" % (token, error, where, started))

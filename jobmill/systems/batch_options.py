@@ -10,7 +10,8 @@ from typing import Any
 from jobmill.errors import ConfigError, nearest
 from jobmill.systems.container_template import ContainerTemplate
 
-KEYS = ("env", "path", "job_env", "python", "kill_grace", "poll_interval", "late", "native", "container", "slots")
+NUMBERS = {"kill_grace": 0.0, "poll_interval": 0.1, "poll_interval_max": 0.1, "queries_per_minute": 1.0, "late": 0.0}
+KEYS = ("env", "path", "job_env", "python", *NUMBERS, "confirm", "native", "container", "slots")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,10 @@ class BatchOptions:
     job_env: Mapping[str, str] = field(default_factory=dict)  # for every job
     python: str = "/usr/bin/python3"  # on the nodes, 3.6 or newer
     kill_grace: float = 5.0  # seconds between TERM and KILL at the walltime
-    poll_interval: float = 15.0  # seconds between two queries
+    poll_interval: float = 5.0  # seconds between two polls, at first and after news
+    poll_interval_max: float = 180.0  # seconds to which that grows without news
+    queries_per_minute: float = 12.0  # that all our processes together put to the scheduler, but for orders
+    confirm: bool = False  # the scheduler has to say so, too, before a job is done
     late: float = 120.0  # seconds for which the file system may show an exit record late
     native: tuple[str, ...] = ()  # words for every submit command
     container: ContainerTemplate | None = None
@@ -42,9 +46,17 @@ class BatchOptions:
         values: dict[str, Any] = {}
         for key in ("env", "job_env"):
             values[key] = _texts(options.get(key), f"{where}.{key}")
-        for key, least in (("kill_grace", 0.0), ("poll_interval", 0.1), ("late", 0.0)):
+        for key, least in NUMBERS.items():
             if options.get(key) is not None:
-                values[key] = _seconds(options[key], f"{where}.{key}", least)
+                values[key] = _number(options[key], f"{where}.{key}", least)
+        if values.get("poll_interval", cls.poll_interval) > values.get("poll_interval_max", cls.poll_interval_max):
+            values.setdefault("poll_interval_max", values.get("poll_interval"))
+            if values["poll_interval_max"] < values.get("poll_interval", cls.poll_interval):
+                raise ConfigError(f"{where}.poll_interval_max is less than poll_interval")
+        if (confirm := options.get("confirm")) is not None:
+            if not isinstance(confirm, bool):
+                raise ConfigError(f"{where}.confirm: {confirm!r} is neither true nor false")
+            values["confirm"] = confirm
         for key in ("path", "python"):
             if options.get(key) is not None:
                 values[key] = _text(options[key], f"{where}.{key}")
@@ -73,7 +85,7 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _seconds(value: Any, where: str, least: float) -> float:
+def _number(value: Any, where: str, least: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value < 1e7:
-        raise ConfigError(f"{where}: {value!r} is not a number of seconds from {least:g}")
+        raise ConfigError(f"{where}: {value!r} is not a number from {least:g}")
     return float(value)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from jobmill.systems import run_folder
 from jobmill.systems.far_payload import payload
+from jobmill.systems.notices import Notices
 from jobmill.systems.system import Submission
 
 FILES = frozenset({"launch", "script", "native.log"})  # of ours in the run folder, beside run_folder.RESERVED
@@ -42,6 +43,7 @@ def write(
     it: Submission,
     spool: Path,
     *,
+    system: str,
     scheduler: str,
     variable: str,
     python: str,
@@ -51,8 +53,9 @@ def write(
 ) -> tuple[str, str]:
     """Write the launch into its run folder; return that folder and the text of the script that starts it.
 
-    ``variable``: in which the scheduler tells the job its own id; ``redirect``: the script itself sends what it and our
-    program say into `native.log`. Raises run_folder.Superseded and OSError.
+    ``system``: its name in the configuration; ``variable``: in which the scheduler tells the job its own id;
+    ``redirect``: the script itself sends what it and our program say into `native.log`. Raises run_folder.Superseded
+    and OSError.
     """
     folder = os.fsdecode(run_folder.enter(os.fsencode(spool), it.token))
     fields = (list(it.argv), it.workdir, dict(it.env), it.stdin, it.stdout, it.stderr, dict(it.files), it.walltime)
@@ -60,7 +63,9 @@ def write(
     line = f"{it.token} {max(1, it.cpus)} {json.dumps(launch)}\n"
     _put(f"{folder}/launch", f"{json.dumps(dict(env))}\n{line}", 0o600)
     place = library(spool)
-    words = [python, "-I", "-S", "-c", _START, str(spool), it.token, scheduler, variable, str(place), f"{grace:g}"]
+    Notices(os.fsencode(spool), system).make()
+    words = [python, "-I", "-S", "-c", _START, str(spool), it.token, scheduler, variable, str(place)]
+    words += [f"{grace:g}", system]
     log = f"exec >>{shlex.quote(f'{folder}/native.log')} 2>&1\n" if redirect else ""
     text = f"#!/bin/sh\n# jobmill {it.token}\n{log}exec {shlex.join(words)}\n"
     _put(f"{folder}/script", text, 0o644)

@@ -10,6 +10,7 @@ from pathlib import Path
 from jobmill.errors import SystemUnavailable
 from jobmill.systems import batch_script, far_words, run_folder
 from jobmill.systems.batch_options import BatchOptions
+from jobmill.systems.notices import Notices
 from jobmill.systems.spool_launches import TOKEN, SpoolLaunches
 from jobmill.systems.spool_stage import SpoolStage
 from jobmill.systems.step_progress import progress
@@ -26,6 +27,8 @@ class BatchSpool:
         self._options = options
         self._launches = SpoolLaunches(os.fsencode(self.path), name)
         self._stage = SpoolStage(self.path, name)
+        self._name = name
+        self._notices = Notices(os.fsencode(self.path), name)
 
     # Launching.
 
@@ -46,6 +49,7 @@ class BatchSpool:
             return batch_script.write(
                 it,
                 self.path,
+                system=self._name,
                 scheduler=kind,
                 variable=variable,
                 python=self._options.python,
@@ -65,13 +69,16 @@ class BatchSpool:
         """Copy the inputs to where the launch takes them from, or into the given workdir."""
         return self._stage.bring(it, progress)
 
-    def drop(self, token: Token) -> None:
-        """Remove what was brought for a launch and not taken."""
-        self._stage.drop(token)
+    def forget(self, tokens: Collection[Token]) -> None:
+        """Remove what was brought for launches and not taken, and their notices."""
+        self._notices.drop(tokens)
+        for token in tokens:
+            self._stage.drop(token)
 
     def tidy(self) -> None:
         """Remove what was brought and taken by nobody for long."""
         self._stage.tidy()
+        self._notices.tidy()
 
     # Looking.
 
@@ -80,6 +87,10 @@ class BatchSpool:
         if (self.path / "jobs").is_dir():
             return None
         return f"the spool {self.path} has no folder `jobs`: is it mounted?"
+
+    def notices(self) -> Mapping[Token, str]:
+        """Return what launches tell of themselves: words of `notices`."""
+        return self._notices.look()
 
     def records(self, tokens: Collection[Token]) -> Mapping[Token, ExitInfo]:
         """Return the exit records that exist. A job can write to its folder: what is none is told in its place."""

@@ -45,7 +45,13 @@ class CommandLine:
         self.env["PATH"] = path or os.environ.get("PATH") or os.defpath
         self.env.update(env)
         self.deadline = deadline
+        self.queries = 0  # how often it was asked
         self._late = 0.0  # time.monotonic() until which the others are not waited for as long
+
+    def ask(self, words: Sequence[str]) -> Answer:
+        """Put a query, which counts as one; raise as `call` does."""
+        self.queries += 1
+        return self.call(words)
 
     def call(self, words: Sequence[str], *, given: str | None = None, deadline: float | None = None) -> Answer:
         """Run one command; ``given``: its stdin.

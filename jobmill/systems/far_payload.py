@@ -20,6 +20,7 @@ FAR_SIDE = (  # every module of `systems` that also runs on hosts with nothing b
     "handover",
     "identity",
     "launch_token",
+    "notices",
     "process_tree",
     "run_folder",
     "runner",

@@ -96,12 +96,12 @@ class LsfSystem(BatchSystem):
     def _bjobs(self, ids: Sequence[str]) -> dict[str, Row]:
         """Ask one question."""
         if self._json:
-            answer = self.commands.call(["bjobs", "-a", "-json", "-o", " ".join(FIELDS), *ids])
+            answer = self.commands.ask(["bjobs", "-a", "-json", "-o", " ".join(FIELDS), *ids])
             if answer.code and "{" not in answer.out and _NO_JSON.search(answer.err) and not _DOWN.search(answer.err):
                 self._json = False
         if not self._json:
             form = f"{' '.join(FIELDS)} delimiter='{DELIMITER}'"
-            answer = self.commands.call(["bjobs", "-a", "-o", form, *ids])
+            answer = self.commands.ask(["bjobs", "-a", "-o", form, *ids])
         return _told(answer, self._json)
 
     def cancel(self, rows: Sequence[Row], *, force: bool) -> None:

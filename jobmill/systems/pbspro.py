@@ -112,7 +112,7 @@ class PbsProSystem(BatchSystem):
 
     def _select(self, *words: str) -> list[str]:
         """Return the numbers of this user's jobs: those that live, with ``-x`` also those that ended."""
-        answer = self.commands.call(["qselect", *words, "-u", _user()])
+        answer = self.commands.ask(["qselect", *words, "-u", _user()])
         if answer.code:
             raise SystemUnavailable(answer.words)
         if answer.out and not answer.out.endswith("\n"):
@@ -132,7 +132,7 @@ class PbsProSystem(BatchSystem):
         return found
 
     def _qstat(self, numbers: Sequence[str], history: bool) -> Answer:
-        return self.commands.call(["qstat", "-E", *(["-x"] if history else []), "-f", "-F", "json", *numbers])
+        return self.commands.ask(["qstat", "-E", *(["-x"] if history else []), "-f", "-F", "json", *numbers])
 
     def cancel(self, rows: Sequence[Row], *, force: bool) -> None:
         """Take jobs out of line, and signal what runs: our program on the node hands it on."""
@@ -153,8 +153,8 @@ class PbsProSystem(BatchSystem):
         """Tell whose commands these are, and whether there is a history: another scheduler's have the same names."""
         fix = "set path: to the folder of PBS's own commands, as /opt/pbs/bin; for Torque or Grid Engine use their kind"
         try:
-            version = self.commands.call(["qstat", "--version"])
-            history = self.commands.call(["qselect", "-x", "-u", _user(), "-N", "jobmill"])
+            version = self.commands.ask(["qstat", "--version"])
+            history = self.commands.ask(["qselect", "-x", "-u", _user(), "-N", "jobmill"])
         except SystemUnavailable as error:
             return [Check(name="version", ok=False, detail=str(error), fix=fix)]
         found = re.search(r"pbs_version\s*=\s*(\S+)", version.out + version.err)

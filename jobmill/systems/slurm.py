@@ -114,7 +114,7 @@ class SlurmSystem(BatchSystem):
     def _squeue(self, which: str) -> list[Row]:
         """Ask one question; an answer without its header is none."""
         form = ",".join(f"{name}:|" for name in QUEUE)
-        answer = self.commands.call(["squeue", *self._there, "--states=all", which, f"--Format={form}"])
+        answer = self.commands.ask(["squeue", *self._there, "--states=all", which, f"--Format={form}"])
         if answer.code:
             if "Invalid job id specified" in answer.err:  # of the only one, or of all
                 return []
@@ -134,7 +134,7 @@ class SlurmSystem(BatchSystem):
         for question in questions:
             words = ["sacct", *self._there, "--allocations", "--parsable2", question, f"--format={','.join(BOOKS)}"]
             words += [f"--starttime=now-{HISTORY}days"] if question.startswith("--name") else ["--starttime=2000-01-01"]
-            answer = self.commands.call(words)
+            answer = self.commands.ask(words)
             if answer.code:
                 if _NO_BOOKS.search(answer.err):
                     return []
@@ -160,7 +160,7 @@ class SlurmSystem(BatchSystem):
     def check_more(self) -> Sequence[Check]:
         """Tell whether there is accounting."""
         try:
-            answer = self.commands.call(["sacct", *self._there, "--allocations", "--noheader", "--jobs=1"])
+            answer = self.commands.ask(["sacct", *self._there, "--allocations", "--noheader", "--jobs=1"])
         except SystemUnavailable as error:
             answer = Answer(1, "", str(error))
         if answer.code and not _NO_BOOKS.search(answer.err):

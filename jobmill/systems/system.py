@@ -155,6 +155,14 @@ def observation(fields: Mapping[str, Any]) -> Observation:
     return Observation(**{**known, "state": NativeState(known["state"])})
 
 
+class Notice(enum.StrEnum):
+    """What a launch tells of itself."""
+
+    STARTED = "started"
+    ENDED = "ended"  # how, its system has to be asked
+    DONE = "done"  # with 0, and nothing there speaks against it
+
+
 class Settled(enum.StrEnum):
     """Answers of `settle` other than a handle to adopt."""
 
@@ -238,6 +246,9 @@ class ExecutionSystem(ABC):
     runs_containers: ClassVar[bool] = False  # True: it makes a job's container itself (`Submission.container`)
     container: ContainerTemplate | None = None  # how a job's command is put into a container, where it makes none
     poll_interval: ClassVar[float] = 10.0  # seconds between polls of one launch, or between surveys
+    poll_interval_max: ClassVar[float | None] = None  # to which that grows as long as surveys tell no news; None: never
+    queries_per_minute: ClassVar[float | None] = None  # polls keep to it, over all processes; None: it minds none
+    notifies: ClassVar[bool] = False  # its launches tell themselves when they start and end (`notices`)
     stage_patience: float = 3600.0  # seconds for which `stage_out` is tried again where it is out of reach
     absence_grace: ClassVar[float] = 10.0  # seconds that one may be absent without a record before it is lost
 
@@ -340,6 +351,22 @@ class ExecutionSystem(ABC):
         same observation again costs least as the same object. Raises SystemUnavailable rather than telling a part.
         """
         raise NotImplementedError(f"{self.kind} answers for single launches only")
+
+    @property
+    def queries(self) -> int:
+        """Return how many queries this instance has put to what is behind it; orders (submit, kill) are none."""
+        return 0
+
+    def notices(self) -> Mapping[Token, Notice]:
+        """Return what launches tell of themselves, by one look that asks nobody; it comes late, or never.
+
+        Only where `notifies`; its handles end with ``/`` and the token. Each is told until it is forgotten (`forget`).
+        """
+        return {}
+
+    def done(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        """Return the exit records of launches that tell that they are done, where they alone are proof of success."""
+        return {}
 
     def fileno(self) -> int | None:
         """Return a descriptor that becomes readable when `ends` has something, or None where nothing is pushed."""

@@ -6,13 +6,14 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from jobmill.errors import ServerFull, SystemUnavailable
-from jobmill.ledger import endpoint
+from jobmill.ledger import endpoint, queries
 from jobmill.ledger.record import Record
 from jobmill.systems.breaker import Breaker
+from jobmill.systems.system import ExecutionSystem
 
 logger = logging.getLogger("jobmill")
 
@@ -22,8 +23,16 @@ FORGET = 120.0  # seconds after its next try was due at which a word that nobody
 class Endpoints:
     """Every verb that may find a system out of reach is called within `asked`."""
 
-    def __init__(self, record: Record, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        record: Record,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        systems: Mapping[str, ExecutionSystem] | None = None,  # whose queries are counted
+    ) -> None:
         self._record = record
+        self._systems = dict(systems or {})
+        self._counted: dict[str, int] = defaultdict(int)  # system -> queries of ours that the record knows
         self._breakers: dict[str, Breaker] = defaultdict(lambda: Breaker(clock, random.random))
         self._news: set[str] = set()  # opened since the last tick
         self._answered: set[str] = set()  # those that answered since the last tick
@@ -63,11 +72,29 @@ class Endpoints:
             self._healed.add(system)
             logger.warning("%s answers again", system)
 
+    def rest(self, system: str) -> float:
+        """Return for how many seconds a system is not to be polled, because its budget of queries is spent; 0: poll."""
+        budget = self._systems[system].queries_per_minute if system in self._systems else None
+        if budget is None:
+            return 0.0
+        over = self._count(system, budget) - budget
+        return 0.0 if over < 0 else min(60.0, (over + 1) * 60 / budget)
+
+    def _count(self, system: str, budget: float) -> float:
+        """Tell the record what we have asked since the last time; return what all have asked in the last minute."""
+        whole = self._systems[system].queries
+        last_minute = queries.spend(self._record, system, whole - self._counted[system], budget)
+        self._counted[system] = whole
+        return last_minute
+
     def tick(self) -> None:
         """Tell the record which systems do not answer, and take back what is said of those that do.
 
         What another worker said is taken back by an answer that came after it was seen: not by one before the outage.
         """
+        for system, it in self._systems.items():
+            if it.queries_per_minute is not None and it.queries != self._counted[system]:
+                self._count(system, it.queries_per_minute)
         for system in sorted(self._news):
             breaker = self._breakers[system]
             try:

@@ -35,19 +35,23 @@ PROGRAMS = {
 }
 PLUGIN = "slurm-wlm-mysql-plugin"  # of slurmdbd
 LIBRARIES, PLUGIN_FILE = Path("/usr/lib"), "*/slurm-wlm/accounting_storage_mysql.so"
+MEMORY = Path("/sys/fs/cgroup/memory")
+CGROUPS = f"CgroupPlugin=cgroup/v1\nCgroupMountpoint={MEMORY.parent}"
 CPUS = 64  # of a node: jobs of tests mostly sleep
 
 
 class Slurm:
     """The cluster and its daemons."""
 
-    def __init__(self, *, nodes: int = 1, books: bool = False, settings: Sequence[str] = ()) -> None:
-        """``settings``: lines for slurm.conf, before ours."""
+    def __init__(
+        self, *, nodes: int = 1, books: bool = False, cgroups: bool = False, settings: Sequence[str] = ()
+    ) -> None:
+        """``cgroups``: memory is enforced; ``settings``: lines for slurm.conf, before ours."""
         # not below pytest's folders: munged looks at the way to its files, and every user passes here
         self.folder = Path(tempfile.mkdtemp(prefix=f"jobmill-slurm-{os.getpid()}-", dir="/tmp"))
         self.host = socket.gethostname().split(".")[0]
         self.nodes = [f"n{number}" for number in range(1, nodes + 1)]
-        self.books = books
+        self.books, self.cgroups = books, cgroups
         self.settings = settings
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.ports = {name: free_port() for name in ("slurmctld", "slurmdbd", *self.nodes)}
@@ -212,6 +216,11 @@ class Slurm:
                 f"AccountingStoragePort={self.ports['slurmdbd']}",
                 f"AccountingStoragePass={self.folder}/munge/sock",
             ]
+        # not linuxproc: in 22.05 its look at /proc crashes slurmstepd on a busy machine
+        processes = ["ProctrackType=proctrack/pgid", "TaskPlugin=task/none"]
+        if self.cgroups:
+            processes = ["ProctrackType=proctrack/cgroup", "TaskPlugin=task/cgroup"]
+            (self.folder / "cgroup.conf").write_text(f"{CGROUPS}\nConstrainRAMSpace=yes\n")
         common = f"NodeHostname={self.host} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory=16000 State=UNKNOWN"
         lines = [
             *self.settings,
@@ -226,8 +235,7 @@ class Slurm:
             f"SlurmdLogFile={self.folder}/log/slurmd-%n.log",
             f"StateSaveLocation={self.folder}/state",
             f"SlurmdSpoolDir={self.folder}/spool-%n",
-            # not linuxproc: in 22.05 its look at /proc crashes slurmstepd on a busy machine
-            *("MpiDefault=none", "SwitchType=switch/none", "ProctrackType=proctrack/pgid", "TaskPlugin=task/none"),
+            *("MpiDefault=none", "SwitchType=switch/none", *processes),
             *("JobAcctGatherType=jobacct_gather/linux", "JobAcctGatherFrequency=1", "SchedulerType=sched/backfill"),
             "SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=1",
             *("SelectType=select/cons_tres", "SelectTypeParameters=CR_CPU_Memory", "DefMemPerCPU=10"),
@@ -240,15 +248,29 @@ class Slurm:
 
 
 @contextlib.contextmanager
-def slurm(*, nodes: int = 1, books: bool = False, settings: Sequence[str] = ()) -> Iterator[Slurm]:
+def slurm(
+    *, nodes: int = 1, books: bool = False, cgroups: bool = False, settings: Sequence[str] = ()
+) -> Iterator[Slurm]:
     """Give a cluster; raises Missing where none can be started."""
     provide()
-    made = Slurm(nodes=nodes, books=books, settings=settings)
+    if cgroups:
+        _memory_cgroups()
+    made = Slurm(nodes=nodes, books=books, cgroups=cgroups, settings=settings)
     try:
         made.up()
         yield made
     finally:
         made.down()
+
+
+def _memory_cgroups() -> None:
+    """Raise Missing where the kernel gives us no memory cgroups of version 1: nothing that could be installed."""
+    tried = MEMORY / f"jobmill-{os.getpid()}"
+    try:
+        tried.mkdir()
+        tried.rmdir()
+    except OSError as error:
+        raise Missing(f"no cgroup can be made in {MEMORY}: {error.strerror}") from error
 
 
 def provide() -> None:

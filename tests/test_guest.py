@@ -118,6 +118,31 @@ def test_what_failed_waits_for_slurms_word_and_starts_are_told(cluster: Slurm, t
         pipeline.stop()
 
 
+def test_what_the_kernel_kills_for_memory_is_no_success_though_it_returns_0(tmp_path: Path) -> None:
+    """Its notice does not say `done`, so Slurm is asked, which knows."""
+    counted = Counted(tmp_path / "bin")
+    eater = "python3 -c 'x = bytearray(300 << 20); x[::4096] = bytes(len(x[::4096]))'; exit 0"
+    jobs = [
+        {"id": "eats", "command": eater, "resources": {"memory": "60M"}},
+        {"id": "fits", "command": "exit 0", "resources": {"memory": "60M"}},
+        {"id": "dies", "command": eater.replace("; exit 0", ""), "resources": {"memory": "60M"}},
+    ]
+    try:
+        with slurm(books=True, cgroups=True) as guarded:
+            pipeline = going(guarded, counted, tmp_path)
+            try:
+                pipeline.start()
+                run(pipeline, jobs, 90)
+                rows = {name: pipeline.client.job(name) for name in ("eats", "fits", "dies")}
+            finally:
+                pipeline.stop()
+    except Missing as error:  # a kernel's, not a package's
+        pytest.skip(str(error))
+    told = {name: (str(row.state), row.exit.get("reason")) for name, row in rows.items()}
+    assert told == {"eats": ("failed", "oom"), "fits": ("done", None), "dies": ("failed", "oom")}, rows
+    assert rows["eats"].exit["native_state"] == "OUT_OF_MEMORY"
+
+
 def test_a_spool_that_takes_no_notices_costs_polls_alone(cluster: Slurm, tmp_path: Path) -> None:
     counted = Counted(tmp_path / "bin")
     pipeline = going(cluster, counted, tmp_path, poll_interval=1, queries_per_minute=60)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from jobmill.errors import PermanentError, SystemRefused, SystemUnavailable
+from jobmill.jobs import modules
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.spec_fields import RESERVED_ENV
 from jobmill.systems.system import (
@@ -91,7 +92,7 @@ class Job:
             token=self.token,
             job_id=self.job_id,
             run=self.run,
-            argv=self.argv(),
+            argv=modules.loading(spec.modules, self.argv(), job_id=self.job_id) if spec.modules else self.argv(),
             workdir=workdir,
             env=self.environment(),
             stdin=spec.stdin and self.absolute(spec.stdin, base),

@@ -20,6 +20,7 @@ from jobmill.jobs.spec_fields import (
     Ids,
     Inherit,
     JobId,
+    Modules,
     Moment,
     Name,
     Part,
@@ -72,6 +73,7 @@ class JobSpec(Part):
     workdir: FilePath | None = None
     submit_dir: FilePath | None = None  # where `submit` was typed, when that is all that there is to `workdir`
     env: Env = Field(default_factory=dict)
+    modules: Modules = ()  # environment modules, loaded in this order
     inherit_env: Inherit = ()  # names of variables, or True for all
     stdin: FilePath | None = None
     stdout: FilePath | None = None
@@ -190,6 +192,8 @@ def _contradictions(values: Mapping[str, Any]) -> list[Problem]:
         problems.append(((), "says nothing to run; give command: or steps:"))
     elif isinstance(steps, (list, tuple)):
         problems += _step_names(steps)
+    if values.get("modules") and "container" in values:
+        problems.append((("modules",), "are the host's, which a container does not see; take them out"))
     if values.get("inputs"):
         problems += _targets(values)
     others = values.get("depends_on")

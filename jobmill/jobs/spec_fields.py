@@ -35,6 +35,7 @@ OWN_FILES = RUN_FOLDER_FILES | {
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _is_env_name = _ENV_NAME.fullmatch
+_MODULE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+/@=,-]{0,254}", re.ASCII)
 MAX_TIME = 64  # characters of a time
 MAX_NAME, MAX_PATH = 255, 4095  # bytes, limits.h of Linux
 MAX_PARTS = 100  # of a glob; whoever looks for it goes down as deep
@@ -108,6 +109,13 @@ def _name(value: object) -> str:
     text = _filled(value)
     if len(text) > 200 or not text.isprintable():
         raise ValueError("must be at most 200 printable characters on one line")
+    return text
+
+
+def _module(value: object) -> str:
+    text = text_of(value)
+    if not _MODULE.fullmatch(text):
+        raise ValueError(f"{shown(text)} is no module; write name or name/version, such as gcc/12.2.0")
     return text
 
 
@@ -326,6 +334,7 @@ def _plain_mapping(value: Any) -> dict[str, Any]:
 
 
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+Modules = Annotated[tuple[str, ...], Check(_list_of(_module))]
 Flag = Annotated[bool, Field(strict=True)]
 JobId = Annotated[str, Check(check_job_id)]
 Ids = Annotated[tuple[str, ...], Check(_list_of(check_job_id))]

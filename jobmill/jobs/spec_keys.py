@@ -24,13 +24,14 @@ OTHER_WORDS = {  # what the field's other tools call it -> our key
     "time": "walltime",
     "time_limit": "walltime",
 }
-LATER = ("modules", "notify", "array", "stages", "jobs", "qos", "max_pending")  # not yet
+LATER = ("notify", "array", "stages", "jobs", "qos", "max_pending")  # not yet
 MEANT = {  # what users try first, too far from our key to be found by its letters
     **dict.fromkeys(("cmd", "script", "run", "exec", "executable", "args", "arguments"), "command"),
     **dict.fromkeys(("environment", "variables"), "env"),
     **dict.fromkeys(("after_jobs", "dependencies", "dependency", "needs"), "depends_on"),
     **dict.fromkeys(("class", "type"), "ClassType"),
     **dict.fromkeys(("label", "labels"), "tags"),
+    **dict.fromkeys(("module", "module_load"), "modules"),
     **dict.fromkeys(("retries", "max_retries"), "retry"),
     **dict.fromkeys(("host", "cluster"), "system"),
     **dict.fromkeys(("ram", "vmem"), "memory"),
@@ -45,7 +46,7 @@ _IN_RESOURCES = {word: key for word, key in OTHER_WORDS.items() if key in RESOUR
 # our own words that no other word stands for, and that need no second look
 _PLAIN = frozenset(("id", "name", "command", "system", "env", "inherit_env", "stdin", "stdout", "stderr", "account"))
 _PLAIN |= {"user", "project", "tags", "priority", "inputs", "outputs", "retry", "depends_on", "after", "params", "hold"}
-_PLAIN |= {"submit_dir"}
+_PLAIN |= {"submit_dir", "modules"}
 
 
 class Arranged:

@@ -9,6 +9,7 @@ A scheduler is: a command and a parser for each verb, and a table of its states.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 import time
@@ -18,11 +19,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems import batch_end, batch_script, notices, run_folder
+from jobmill.systems import batch_end, batch_script, batch_way, notices, run_folder
 from jobmill.systems.batch_options import BatchOptions
 from jobmill.systems.batch_row import Phase, Row
-from jobmill.systems.batch_spool import BatchSpool
-from jobmill.systems.command_line import CommandLine, Unanswered
+from jobmill.systems.command_line import Unanswered
 from jobmill.systems.refusal import refusal
 from jobmill.systems.spool_launches import TOKEN
 from jobmill.systems.system import (
@@ -69,7 +69,9 @@ class BatchSystem(ExecutionSystem):
 
     def __init__(self, *, name: str, spool: Path, options: BatchOptions) -> None:
         self.name = name
-        self.spool = BatchSpool(spool, name, options)
+        self.spool, self.commands = batch_way.way(name, self.kind, spool, options)
+        self.stages = options.login is not None  # type: ignore[misc]
+        self.paths = options.paths  # folders here -> where their files are seen there
         self.options = options
         self.container = options.container
         self.poll_interval = options.poll_interval  # type: ignore[misc]  # of this one, not of all
@@ -77,7 +79,6 @@ class BatchSystem(ExecutionSystem):
         self.queries_per_minute = options.queries_per_minute  # type: ignore[misc]
         # its own word comes first: what is only absent is not lost before the records had time to appear
         self.absence_grace = 2 * options.late + 10  # type: ignore[misc]
-        self.commands = CommandLine(options.env, path=options.path)
         self._tidied = False
         self._rows: dict[str, Row] = {}  # by id, of the last survey: what it told of an end needs no second query
         self._unrecorded: dict[Handle, float] = {}  # ended by the books, without a record; since when (monotonic)
@@ -175,6 +176,14 @@ class BatchSystem(ExecutionSystem):
             raise StageFailed(wrong)
         return self.spool.bring(submission, progress)
 
+    def stage_out(self, handle: Handle, folder: Path, globs: Sequence[str], progress: Progress) -> Sequence[str]:
+        """Bring home what a launch left behind SSH."""
+        return self.spool.fetch(_parts(handle)[1], folder, globs, progress)
+
+    def close(self) -> None:
+        """Hang up; what is in line or runs goes on."""
+        self.spool.close()
+
     def lead(self) -> bool:
         """Any number of starters may serve it. Removes what was staged and taken by nobody."""
         if not self._tidied:
@@ -192,6 +201,7 @@ class BatchSystem(ExecutionSystem):
 
     def survey(self, record: str) -> Mapping[Handle, Observation]:
         """Tell of all jobs of this record by one query."""
+        self.spool.open(record)
         rows = self.queue()
         self._rows = {row.native: row for row in rows}
         ours = _tokens_of(record)
@@ -384,12 +394,17 @@ class BatchSystem(ExecutionSystem):
 
     def forget(self, handles: Sequence[Handle]) -> None:
         """Drop notices, and what was staged and not taken; results stay."""
-        self.spool.forget([_parts(handle)[1] for handle in _own(handles)])
+        with contextlib.suppress(SystemUnavailable):  # it is only tidying up
+            self.spool.forget([_parts(handle)[1] for handle in _own(handles)])
 
     def check(self) -> Sequence[Check]:
         """Ask the scheduler, and try the spool."""
-        checks = [self._check_answer(), self.spool.check()]
-        return [*checks, *self.check_more()] if checks[0].ok else checks
+        spool = self.spool.check()
+        if self.stages and not spool[0].ok:
+            return spool  # who is not reached has no scheduler either
+        answer = self._check_answer()
+        checks = [*spool, answer] if self.stages else [answer, *spool]
+        return [*checks, *self.check_more()] if answer.ok else checks
 
     def check_more(self) -> Sequence[Check]:
         """Return what else can be wrong with a scheduler that answers."""
@@ -399,7 +414,8 @@ class BatchSystem(ExecutionSystem):
         try:
             rows = self.queue()
         except SystemUnavailable as error:
-            fix = "see whether it answers on this host; set env: (what its commands need) and path: of this system"
+            where = "on the login node" if self.stages else "on this host"
+            fix = f"see whether it answers {where}; set env: (what its commands need) and path: of this system"
             return Check(name=self.kind, ok=False, detail=str(error), fix=fix)
         live = sum(not row.phase.ended for row in rows)
         return Check(name=self.kind, ok=True, detail=f"answers; {live} jobs of this user are in line or running")

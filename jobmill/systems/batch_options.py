@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,12 @@ from typing import Any
 from jobmill.errors import ConfigError, nearest
 from jobmill.systems.container_template import ContainerTemplate
 
+# of the connection to a login node, as the `ssh` kind has them (`ssh_host.OPTIONS`, which needs paramiko)
+LOGIN = (
+    *("host", "port", "user", "keys", "known_hosts", "ssh_config", "proxy_jump", "proxy_command"),
+    *("control_path", "connect_timeout", "keepalive", "idle", "folder"),
+)
+BEHIND = (*LOGIN, "paths", "keep")  # make sense with `host` alone
 NUMBERS = {"kill_grace": 0.0, "poll_interval": 0.1, "poll_interval_max": 0.1, "queries_per_minute": 1.0, "late": 0.0}
 KEYS = ("env", "path", "job_env", "python", *NUMBERS, "confirm", "native", "container", "slots")
 
@@ -30,6 +37,9 @@ class BatchOptions:
     late: float = 120.0  # seconds for which the file system may show an exit record late
     native: tuple[str, ...] = ()  # words for every submit command
     container: ContainerTemplate | None = None
+    login: Mapping[str, Any] | None = None  # options of the connection to a login node; None: commands are run here
+    paths: Mapping[str, str] = field(default_factory=dict)  # folders here -> where their files are seen there
+    keep: float | None = None  # seconds for which run folders stay there after their end; None: for ever
 
     @classmethod
     def parse(cls, name: str, kind: str, options: Mapping[str, Any], more: Sequence[str] = ()) -> BatchOptions:
@@ -37,7 +47,7 @@ class BatchOptions:
         where = f"systems.{name}"
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise ConfigError(f"{where}: a system's name is letters, digits, `.`, `_` and `-`, at most 64")
-        known = (*(key for key in KEYS if key != "slots"), *more)
+        known = (*(key for key in KEYS if key != "slots"), *more, *BEHIND)
         for key in options:
             if key == "slots":
                 raise ConfigError(f"{where}.slots: the scheduler decides what runs at once; limit: bounds what is sent")
@@ -66,7 +76,26 @@ class BatchOptions:
             values["native"] = tuple(words)
         if options.get("container") is not None:
             values["container"] = ContainerTemplate.of(where, options["container"])
-        return cls(**values)
+        return cls(**values, **_behind(where, options))
+
+
+def _behind(where: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what there is to say of a login node behind SSH; nothing where the commands are run here."""
+    if options.get("host") is None:
+        alone = next((key for key in BEHIND if options.get(key) is not None), None)
+        if alone is not None:
+            raise ConfigError(f"{where}.{alone}: is for a login node behind SSH; name that by host:, or leave this out")
+        return {}
+    if options.get("container") is not None:
+        raise ConfigError(f"{where}.container: is not for a login node behind SSH; write the container into `command`")
+    try:
+        from jobmill.systems import ssh_config
+    except ImportError as error:
+        words = f"{where}.host: needs {error.name}, which is not installed here"
+        raise ConfigError(f"{words}; do: {sys.executable} -m pip install 'jobmill[ssh]'") from error
+    login = {key: options[key] for key in LOGIN if options.get(key) is not None}
+    login["python"] = options.get("python") or BatchOptions.python
+    return {"login": login, "paths": ssh_config.paths_of(options, where), "keep": ssh_config.keep_of(options, where)}
 
 
 def _texts(value: Any, where: str) -> dict[str, str]:

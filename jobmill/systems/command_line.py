@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from jobmill.errors import SystemUnavailable
+from jobmill.systems import command_call
 
 DEADLINE = 6.0  # seconds: less than the silence after which a worker counts as dead
 LATE, SHY = 1.0, 15.0  # seconds that a command may take for so many seconds after one that gave no answer
 WORDS = 2000  # characters of an answer that are told
-# what a command needs of ours; a job's environment must not depend on who started the worker
-KEPT = ("HOME", "USER", "LOGNAME", "LANG", "TZ", "TMPDIR")
 
 
 class Unanswered(SystemUnavailable):
@@ -41,12 +38,16 @@ class CommandLine:
 
     def __init__(self, env: Mapping[str, str], *, path: str | None = None, deadline: float = DEADLINE) -> None:
         """``env``: what the commands need to find their cluster (SLURM_CONF, SGE_ROOT); ``path``: where they are."""
-        self.env = {key: os.environ[key] for key in KEPT if key in os.environ}
-        self.env["PATH"] = path or os.environ.get("PATH") or os.defpath
-        self.env.update(env)
+        self.env = dict(env)
+        self.path = path
         self.deadline = deadline
         self.queries = 0  # how often it was asked
         self._late = 0.0  # time.monotonic() until which the others are not waited for as long
+
+    @property
+    def user(self) -> str:
+        """The name by which the scheduler knows who runs these commands. Raises SystemUnavailable."""
+        return command_call.user()
 
     def ask(self, words: Sequence[str]) -> Answer:
         """Put a query, which counts as one; raise as `call` does."""
@@ -62,24 +63,18 @@ class CommandLine:
         seconds = deadline or self.deadline
         if time.monotonic() < self._late:
             seconds = min(LATE, seconds)
-        program = shutil.which(words[0], path=self.env["PATH"])
-        if program is None:
-            raise SystemUnavailable(f"there is no program {words[0]!r} in {self.env['PATH']}; say where by `path`")
-        try:
-            done = subprocess.run(
-                [program, *words[1:]],
-                env=self.env,
-                input=(given or "").encode("utf-8", "surrogateescape"),
-                capture_output=True,
-                timeout=seconds,
-                check=False,
-            )
-        except subprocess.TimeoutExpired:
+        found = self._run(words, given or "", seconds)
+        if "missing" in found:
+            raise SystemUnavailable(f"there is no program {words[0]!r} in {found['missing']}; say where by `path`")
+        if "refused" in found:
+            raise SystemUnavailable(str(found["refused"]))
+        if "code" not in found:
             self._late = time.monotonic() + SHY
-            raise Unanswered(f"{words[0]} gave no answer within {seconds:g} s") from None
-        except OSError as error:
-            raise SystemUnavailable(f"{program} cannot be started: {error.strerror}") from error
-        if done.returncode < 0:
-            raise Unanswered(f"{words[0]} was killed by signal {-done.returncode}")
-        out, err = done.stdout.decode("utf-8", "replace"), done.stderr.decode("utf-8", "replace")
-        return Answer(done.returncode, out, err)
+            raise Unanswered(f"{words[0]} gave no answer within {seconds:g} s")
+        if found["code"] < 0:
+            raise Unanswered(f"{words[0]} was killed by signal {-found['code']}")
+        return Answer(found["code"], found["out"], found["err"])
+
+    def _run(self, words: Sequence[str], given: str, seconds: float) -> Mapping[str, Any]:
+        """Run one command where they are run; return what `command_call.call` does."""
+        return command_call.call(list(words), self.env, self.path, given, seconds)

@@ -45,12 +45,14 @@ class Desk:
         self._line = b""  # that question
         self._owed = 0  # the number of a question that was sent and not answered; 0: there is none
         self._fresh = False  # the link was opened for this question
+        self._once = False  # this question may reach it once at most
+        self.sent = False  # of the last question: it may have reached the desk
         self._answer: Any = None
 
     def ask(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> Any:
         """Return the answer to one question; raise SystemUnavailable after ``deadline`` seconds or when the link ends.
 
-        A question may have had its effect all the same: every verb may be repeated.
+        A question may have had its effect all the same: every verb that is asked so may be repeated.
         """
         try:
             return self.file(verb, deadline=deadline, **values)
@@ -60,6 +62,10 @@ class Desk:
     def file(self, verb: str, *, deadline: float = DEADLINE, **values: Any) -> Any:
         """Ask something about a file; raise OSError with the host's own number as well."""
         self.put(verb, **values)
+        return self.wait(deadline)
+
+    def wait(self, deadline: float) -> Any:
+        """Return the answer to what was put; raise as `file` does."""
         until = time.monotonic() + deadline
         while not self.turn():
             if not _wait([self], until):
@@ -85,11 +91,15 @@ class Desk:
 
     # One question among others: `put`, `turn` until it is True, `take`; or `give_up`.
 
-    def put(self, verb: str, **values: Any) -> None:
-        """Put a question, in the place of one before it."""
+    def put(self, verb: str, *, once: bool = False, **values: Any) -> None:
+        """Put a question, in the place of one before it; ``once``: it is never sent again, over another link.
+
+        From `sent` on nobody knows whether such a one has had its effect, but by the answer.
+        """
         self._number += 1
         self._line = json.dumps({"n": self._number, "verb": verb, **values}).encode("ascii") + b"\n"
         self._answer = None
+        self._once, self.sent = once, False
         waits = self._owed or self._greeting is not None
         if self._link is not None and waits and time.monotonic() - self._heard > GIVEN_UP:
             self.close()
@@ -106,7 +116,7 @@ class Desk:
                 return self._go_on()
             except ConnectionError as error:
                 self.close()
-                if self._fresh:
+                if self._fresh or (self._once and self.sent):
                     self._answer = self._unavailable(str(error) or type(error).__name__)
                     return True
                 self._fresh = True  # the link of an earlier question has ended meanwhile
@@ -140,6 +150,8 @@ class Desk:
                 if self._take_line():
                     return True
                 if not self._owed:
+                    self._look()
+                    self.sent = True  # from its first byte on
                     self._write(self._line)
                     self._owed = self._number
             try:
@@ -154,6 +166,18 @@ class Desk:
             self._heard = time.monotonic()
             self._feed(data)
         return False
+
+    def _look(self) -> None:
+        """Find out whether the link of an earlier question has ended meanwhile: then this one was not sent over it."""
+        assert self._link is not None
+        try:
+            ended = not self._link.recv(1, socket.MSG_PEEK)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            raise ConnectionError(str(error)) from error
+        if ended:
+            raise ConnectionError("the connection was lost")
 
     def _begin(self) -> None:
         """Open a channel; it is greeted by and by."""

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-from jobmill.systems import far_files, handover, process_tree, run_folder, streams, switch
+from jobmill.systems import batch_files, command_call, far_files, handover, process_tree, run_folder, streams, switch
 from jobmill.systems.spool_launches import SpoolLaunches
 
 TYPE_CHECKING = False
@@ -36,6 +36,11 @@ class Desk:
     def __init__(self, spool: bytes, system: str) -> None:
         self._spool = spool  # bytes, absolute
         self._launches = SpoolLaunches(spool, system)
+        self._batch = batch_files.BatchFiles(spool, system)
+
+    def batch(self, name: str, arguments: "dict[str, Any]") -> "Any":
+        """Do one thing to the launches of a batch system, whose login node this is."""
+        return batch_files.call(self._batch, name, arguments)
 
     def observe(self, launches: "Launches") -> "list[dict[str, Any]]":
         """Return the fields of an Observation for each launch."""
@@ -158,9 +163,17 @@ class Desk:
             if os.stat(os.path.join(folder, b"run")).st_mtime > moment:
                 return False
             run = run_folder.read(folder)
+        except FileNotFoundError:  # a batch system took it out of its line, or nobody has it yet
+            return self._dropped_before(folder, moment)
         except OSError:
             return False
         return run is not None and run.end is not None
+
+    def _dropped_before(self, folder: bytes, moment: float) -> bool:
+        try:
+            return os.stat(os.path.join(folder, os.fsencode(run_folder.FETCHED))).st_mtime <= moment
+        except OSError:
+            return False
 
     def _stage(self, token: str) -> bytes:
         self._launches.folder(token)  # that it is a token
@@ -200,7 +213,8 @@ def main() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     desk = Desk(os.fsencode(sys.argv[2]), sys.argv[3])
     verbs = {name: getattr(desk, name) for name in dir(desk) if not name.startswith("_")}
-    verbs.update((name, getattr(far_files, name)) for name in far_files.VERBS)
+    for module in (far_files, command_call):
+        verbs.update((name, getattr(module, name)) for name in module.VERBS)
     for line in _requests(float(os.environ.get("JOBMILL_SILENCE", 0)) or None):
         answer: "dict[str, Any]" = {"n": None}
         try:

@@ -12,8 +12,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent
 FAR_SIDE = (  # every module of `systems` that also runs on hosts with nothing but Python 3.6
     "as_user",
+    "batch_files",
     "batch_job",
     "child_wait",
+    "command_call",
     "far_desk",
     "far_files",
     "guard",

@@ -68,6 +68,32 @@ def word(value: Any) -> str:
     return str(value)
 
 
+def command(values: Any) -> dict[str, Any]:
+    """Return what `command_call.call` does."""
+    found = _mapping(values)
+    if "code" in found:
+        texts = {name: _whole(found.get(name)) for name in ("out", "err")}
+        return {"code": int(_number(found["code"], -256, 256)), **texts}
+    return {name: _text(found[name]) for name in ("missing", "refused") if name in found}
+
+
+def texts(values: Any) -> dict[str, str]:
+    """Return a mapping of texts."""
+    return {_text(name): _text(text) for name, text in _mapping(values).items()}
+
+
+def text_or_none(value: Any) -> str | None:
+    """Return a text, or None."""
+    return None if value is None else _text(value)
+
+
+def words(value: Any, count: int) -> list[str]:
+    """Return a list of so many texts."""
+    if not isinstance(value, list) or len(value) != count:
+        raise ValueError(f"{str(value)[:80]!r} are not {count} words")
+    return [_text(it) for it in value]
+
+
 def record(text: Any) -> str:
     """Return an exit record as ExitInfo JSON text, and in the place of one that cannot be read one that says so."""
     try:
@@ -98,6 +124,12 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError(f"{str(value)[:80]!r} is no JSON object")
     return value
+
+
+def _whole(value: Any) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{str(value)[:80]!r} is no text")
+    return value.encode("utf-8", "replace").decode()
 
 
 def _text(value: Any) -> str:

@@ -12,8 +12,6 @@ which dies of a signal, and the node then ends the rest before it could write it
 from __future__ import annotations
 
 import math
-import os
-import pwd
 import re
 import shlex
 import time
@@ -112,7 +110,7 @@ class PbsProSystem(BatchSystem):
 
     def _select(self, *words: str) -> list[str]:
         """Return the numbers of this user's jobs: those that live, with ``-x`` also those that ended."""
-        answer = self.commands.ask(["qselect", *words, "-u", _user()])
+        answer = self.commands.ask(["qselect", *words, "-u", self.commands.user])
         if answer.code:
             raise SystemUnavailable(answer.words)
         if answer.out and not answer.out.endswith("\n"):
@@ -154,7 +152,7 @@ class PbsProSystem(BatchSystem):
         fix = "set path: to the folder of PBS's own commands, as /opt/pbs/bin; for Torque or Grid Engine use their kind"
         try:
             version = self.commands.ask(["qstat", "--version"])
-            history = self.commands.ask(["qselect", "-x", "-u", _user(), "-N", "jobmill"])
+            history = self.commands.ask(["qselect", "-x", "-u", self.commands.user, "-N", "jobmill"])
         except SystemUnavailable as error:
             return [Check(name="version", ok=False, detail=str(error), fix=fix)]
         found = re.search(r"pbs_version\s*=\s*(\S+)", version.out + version.err)
@@ -218,14 +216,6 @@ def _walltime(seconds: float) -> str:
     """Return whole minutes, rounded up, as HH:MM:SS: our program on the node keeps the second."""
     minutes = max(1, math.ceil(seconds / 60))
     return f"{minutes // 60:02}:{minutes % 60:02}:00"
-
-
-def _user() -> str:
-    """Return the name by which the server knows us."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return os.environ.get("USER") or str(os.getuid())
 
 
 def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -16,7 +16,7 @@ from jobmill.systems.staging import Item, Staging, told, walk
 from jobmill.systems.system import Progress, Transfer
 
 FIRST = ("run", "stdout", "stderr")
-OWN = ("error", "return.json", "steps", "outputs.json", "job.yaml", "script")
+OWN = ("error", "return.json", "steps", "outputs.json", "job.yaml", "script", "native.log")
 WORDS = "brings home"
 SPEC_MOST = 64 << 20  # characters of a job.yaml, more than any that was admitted has
 

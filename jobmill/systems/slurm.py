@@ -6,7 +6,6 @@ Sources: sbatch(1), squeue(1), sacct(1), scontrol(1), scancel(1) of Slurm 22.05.
 from __future__ import annotations
 
 import math
-import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -102,7 +101,7 @@ class SlurmSystem(BatchSystem):
 
     def queue(self) -> Sequence[Row]:
         """Ask squeue for all jobs of this user, those included that ended lately (MinJobAge)."""
-        return self._squeue(f"--user={os.getuid()}")
+        return self._squeue(f"--user={self.commands.user}")
 
     def look(self, ids: Sequence[str]) -> Mapping[str, Row]:
         """Ask squeue for some jobs."""

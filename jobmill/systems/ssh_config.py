@@ -34,7 +34,7 @@ OWN = (
 )  # of each host, besides those of the login
 KEEP = 7 * 86400.0  # seconds for which the run folders of ended launches stay on their host
 OF_ALL = ("hosts", "paths", "keep")  # of the system alone
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROGRAM = re.compile(r"[A-Za-z0-9_./+~-]{1,200}")  # goes into a login shell's line
 
 
@@ -46,7 +46,7 @@ def hosts_of(
     Raises ConfigError. Connects to nothing.
     """
     where = f"systems.{system}"
-    if not _NAME.fullmatch(system):
+    if not NAME.fullmatch(system):
         raise ConfigError(f"{where}: a system's name is letters, digits, `.`, `_` and `-`, at most 64")
     known = sorted({*OWN, *OF_ALL, *LOGIN})
     for key in options:
@@ -61,7 +61,7 @@ def hosts_of(
     if given is None:
         most = shared.pop("slots", None)  # of the system, and of its only host
         name = str(options["host"]).rpartition("@")[2]
-        hosts = [host(system, name if _NAME.fullmatch(name) else "host", {**shared, "slots": most}, where, spool)]
+        hosts = [host(system, name if NAME.fullmatch(name) else "host", {**shared, "slots": most}, where, spool)]
     else:
         shared.pop("slots", None)  # bounds them all together; see `SshSystem.limits`
         names = dict.fromkeys(given) if isinstance(given, list) else given
@@ -73,20 +73,29 @@ def hosts_of(
             )
             for name, own in names.items()
         ]
+    return hosts, paths_of(options, where), keep_of(options, where)
+
+
+def paths_of(options: Mapping[str, Any], where: str) -> dict[str, str]:
+    """Return the folders here that are seen elsewhere there; raise ConfigError."""
     paths = _mapping(options.get("paths"), f"{where}.paths")
     for here, there in paths.items():
         if not all(isinstance(path, str) and path.startswith("/") for path in (here, there)):
             raise ConfigError(f"{where}.paths: {here!r}: {there!r} are not two absolute paths")
+    return {here.rstrip("/") or "/": there.rstrip("/") for here, there in paths.items()}
+
+
+def keep_of(options: Mapping[str, Any], where: str) -> float | None:
+    """Return for how many seconds run folders are kept there, None for ever; raise ConfigError."""
     keep = options.get("keep", KEEP)
     if keep is not False and (isinstance(keep, bool) or not isinstance(keep, int | float) or not 600 <= keep < 1e10):
         raise ConfigError(f"{where}.keep: {keep!r} is neither a number of seconds from 600 nor false")
-    translated = {here.rstrip("/") or "/": there.rstrip("/") for here, there in paths.items()}
-    return hosts, translated, None if keep is False else float(keep)
+    return None if keep is False else float(keep)
 
 
 def host(system: str, name: str, options: Mapping[str, Any], where: str, spool: Path) -> FarHost:
     """Return one host; raise ConfigError."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise ConfigError(
             f"{where}: {name!r} is no name of a host: letters, digits, `.`, `_` and `-`; say its address by `host`"
         )

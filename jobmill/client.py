@@ -259,6 +259,9 @@ class Client:
     def close(self) -> None:
         """Drop the connections."""
         self.record.close()
+        for system in self._systems.values():
+            system.close()
+        self._systems.clear()
 
 
 def _here(path: str) -> str:

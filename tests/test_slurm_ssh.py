@@ -333,7 +333,7 @@ def test_a_host_key_that_changed_is_refused_with_the_fix(bench: Bench) -> None:
     bench.login.start()
     check, *rest = bench.system.check()
     assert not check.ok and not rest and "ssh-keygen" in check.detail, check
-    with pytest.raises(SystemUnavailable, match="the host key of .* has changed"):
+    with pytest.raises(SystemUnavailable, match=r"the host key of .* has changed"):
         bench.system.submit([bench.job("a", "true")])
 
 

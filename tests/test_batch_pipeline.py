@@ -30,7 +30,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
 def test_the_whole_pipeline(kind: str, submit: str, ask: str, site: Site, tmp_path: Path) -> None:
     """The laws hold; a submit that was accepted and never answered, and an outage, cost nothing."""
     here = {"kind": kind, "env": dict(site.env), "path": site.path, "limit": 40}
-    here |= {"poll_interval": 1, "kill_grace": 0.5, "late": 5}
+    here |= {"poll_interval": 1, "kill_grace": 0.5, "late": 5, "queries_per_minute": 120}
     config = {"systems": {"main": here}, "limits": {"lease": "5s"}, "spool": str(tmp_path / "spool")}
     pipeline = Pipeline(tmp_path / "p", config=json.dumps(config))
     starts = tmp_path / "starts"

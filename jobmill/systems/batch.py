@@ -383,7 +383,10 @@ class BatchSystem(ExecutionSystem):
             if stubborn:
                 self.destroy([_parts(handle)[0] for handle in stubborn])
             time.sleep(KILL_LOOK)
-            rows.update(self._found(live))
+            told = self.spool.notices()
+            # what runs takes its time to end, and says so: a look at each would be a query for nothing
+            soon = [h for h in live if rows[h].phase is not Phase.RUNNING or told.get(_parts(h)[1]) in notices.ENDS]
+            rows.update(self._found(soon))
         answers = dict.fromkeys(handles, False)
         for handle in own:
             row = rows.get(handle)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 FOLDER = b"notices"
 STARTED, ENDED, DONE = "started", "ended", "done"  # done: with 0, and nothing on its node speaks against it
-WORDS = (DONE, ENDED, STARTED)
+ENDS = (DONE, ENDED)
+WORDS = (*ENDS, STARTED)
 LEFT_OVER = 7 * 86400.0  # seconds after which a notice that nobody took is removed
 
 

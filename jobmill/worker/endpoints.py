@@ -17,6 +17,7 @@ from jobmill.systems.system import ExecutionSystem
 
 logger = logging.getLogger("jobmill")
 
+REST = 5.0  # seconds between looks whether there is something left of a budget
 FORGET = 120.0  # seconds after its next try was due at which a word that nobody repeats is removed
 
 
@@ -77,8 +78,7 @@ class Endpoints:
         budget = self._systems[system].queries_per_minute if system in self._systems else None
         if budget is None:
             return 0.0
-        over = self._count(system, budget) - budget
-        return 0.0 if over < 0 else min(60.0, (over + 1) * 60 / budget)
+        return 0.0 if self._count(system, budget) < budget else REST
 
     def _count(self, system: str, budget: float) -> float:
         """Tell the record what we have asked since the last time; return what all have asked in the last minute."""

@@ -309,7 +309,9 @@ def test_an_idle_connection_is_opened_anew_without_a_word(bench: Bench) -> None:
 
 def test_a_starter_that_is_killed_at_any_step_is_settled_by_another(bench: Bench) -> None:
     nothing, written, sent = (bench.job(name, "true") for name in ("n", "w", "s"))
-    folder, script = bench.system.spool.write(written, kind="slurm", variable="SLURM_JOB_ID", redirect=False)
+    made = bench.system.spool.write(written, kind="slurm", variable="SLURM_JOB_ID", redirect=False)
+    assert not isinstance(made, str)
+    folder, script = made
     (held,) = bench.system.submit([sent])
     other = bench.another()
     answers = other.settle([Launch(token=it.token, handle=None) for it in (nothing, written, sent)])

@@ -153,15 +153,14 @@ class BatchSystem(ExecutionSystem):
         return None
 
     def _submit(self, it: Submission) -> Handle | SubmitError:
-        if before := self.spool.over(it.token):  # the same again
-            native = self._native(before)
-            return f"{native}/{it.token}" if native else _error(SubmitFailure.UNCLEAR, "this launch is over already")
         try:
-            folder, script = self.spool.write(
-                it, kind=self.kind, variable=self.id_variable, redirect=not self.keeps_words
-            )
+            written = self.spool.write(it, kind=self.kind, variable=self.id_variable, redirect=not self.keeps_words)
         except run_folder.Superseded as error:
             return _error(SubmitFailure.PERMANENT, str(error))
+        if isinstance(written, str):  # the same again, and it is over
+            native = self._native(written)
+            return f"{native}/{it.token}" if native else _error(SubmitFailure.UNCLEAR, "this launch is over already")
+        folder, script = written
         try:
             answer = self.send(it, folder, script)
         except Unanswered as error:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERBS = ("over", "write", "records", "progress", "began", "said", "notices", "settle", "gone", "forget", "tidy")
+VERBS = ("write", "records", "progress", "began", "said", "notices", "settle", "gone", "forget", "tidy")
 SAID = 65536  # bytes of a node's own words that are read
 LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # that this code is of
 TAKEN = "taken"  # an answer of `settle`: somebody has the marker
@@ -34,20 +34,18 @@ class BatchFiles:
 
     # Launching.
 
-    def over(self, token: str) -> "str | None":
-        """Return who took the marker of a launch that has ended already."""
-        run = run_folder.read(self._launches.folder(token))
-        return run.guard if run is not None and run.token == token and run.end is not None else None
-
     def write(
         self, token: str, launch: str, start: "list[str]", library: "str | None", redirect: bool
     ) -> "dict[str, str]":
         """Write a launch into its run folder; return that `folder`, and the text of the `script` that starts it.
 
         ``launch``: the file of that name; ``start``: the nodes' Python, scheduler, variable with the job's id, grace;
-        ``library``: where the nodes see our library, None: where this code is. {"superseded": words} for a launch whose
-        place a later life of its id has.
+        ``library``: where the nodes see our library, None: where this code is. {"over": who took its marker} for one
+        that has ended already, {"superseded": words} for one whose place a later life of its id has.
         """
+        run = run_folder.read(self._launches.folder(token))
+        if run is not None and run.token == token and run.end is not None:
+            return {"over": run.guard or ""}
         try:
             folder = _text(run_folder.enter(self._spool, token))
         except run_folder.Superseded as error:

@@ -46,14 +46,10 @@ class BatchSpool:
 
     # Launching.
 
-    def over(self, token: Token) -> str | None:
-        """Return who took the marker of a launch that has ended already. Raises SystemUnavailable."""
-        found = self._do(token, "over", token=token)
-        return None if found is None else str(found)
-
-    def write(self, it: Submission, *, kind: str, variable: str, redirect: bool) -> tuple[str, str]:
+    def write(self, it: Submission, *, kind: str, variable: str, redirect: bool) -> tuple[str, str] | str:
         """Write a launch; return its run folder, and the text of the script that starts it.
 
+        Or who took its marker, where it has ended already: it is the same launch again.
         ``variable``: in which the scheduler tells the job its own id; ``redirect``: the script itself sends what it and
         our program say into `native.log`. Raises run_folder.Superseded and SystemUnavailable.
         """
@@ -68,6 +64,8 @@ class BatchSpool:
         )
         if "superseded" in found:
             raise run_folder.Superseded(found["superseded"])
+        if "over" in found:
+            return str(found["over"])
         return str(found["folder"]), str(found["script"])
 
     def _library(self) -> str | None:

@@ -30,9 +30,7 @@ def call(
     import shutil  # which whoever asks of launches alone does not wait for
     import subprocess
 
-    full = {key: os.environ[key] for key in KEPT if key in os.environ}
-    full["PATH"] = path or os.environ.get("PATH") or os.defpath
-    full.update(env)
+    full = environment(env, path)
     program = shutil.which(words[0], path=full["PATH"])
     if program is None:
         return {"missing": full["PATH"]}
@@ -57,6 +55,14 @@ def call(
             pass  # it waits for a disk, or what it started has left its session: nobody waits for it here
         return {"late": True}
     return {"code": process.returncode, "out": _text(out), "err": _text(err)}
+
+
+def environment(env: "dict[str, str]", path: "str | None") -> "dict[str, str]":
+    """Return what a command sees: a little of ours, its PATH, and what it is given on top."""
+    full = {key: os.environ[key] for key in KEPT if key in os.environ}
+    full["PATH"] = path or os.environ.get("PATH") or os.defpath
+    full.update(env)
+    return full
 
 
 def user() -> str:

@@ -38,7 +38,7 @@ class CommandLine:
 
     def __init__(self, env: Mapping[str, str], *, path: str | None = None, deadline: float = DEADLINE) -> None:
         """``env``: what the commands need to find their cluster (SLURM_CONF, SGE_ROOT); ``path``: where they are."""
-        self.env = dict(env)
+        self.env = self._environment(env, path)
         self.path = path
         self.deadline = deadline
         self.queries = 0  # how often it was asked
@@ -74,6 +74,10 @@ class CommandLine:
         if found["code"] < 0:
             raise Unanswered(f"{words[0]} was killed by signal {-found['code']}")
         return Answer(found["code"], found["out"], found["err"])
+
+    def _environment(self, env: Mapping[str, str], path: str | None) -> dict[str, str]:
+        """Return the whole environment of each command, as far as it is known here."""
+        return command_call.environment(dict(env), path)
 
     def _run(self, words: Sequence[str], given: str, seconds: float) -> Mapping[str, Any]:
         """Run one command where they are run; return what `command_call.call` does."""

@@ -41,7 +41,7 @@ class FarBatchSpool(BatchSpool):
         return Path(facts["spool"])
 
     def _do(self, about: Token | None, verb: str, /, **values: Any) -> Any:
-        deadline = WRITE if verb in ("over", "write") else DEADLINE
+        deadline = WRITE if verb == "write" else DEADLINE
         found = self._ask(about, "batch", deadline=deadline, name=verb, arguments=values)
         try:
             return _MEANING[verb](found)
@@ -147,7 +147,6 @@ def _settled(value: Any) -> list[str]:
 
 
 _MEANING: Mapping[str, Callable[[Any], Any]] = {
-    "over": far_words.text_or_none,
     "write": far_words.texts,
     "records": far_words.texts,
     "progress": far_words.texts,

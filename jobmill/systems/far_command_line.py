@@ -10,8 +10,8 @@ from jobmill.systems import far_words
 from jobmill.systems.command_line import CommandLine, Unanswered
 from jobmill.systems.far_login import FarLogin
 
-DEADLINE = 5.0  # seconds for a command there
-WAY = 1.5  # seconds more for its answer to come here: both together are less than a worker may be silent
+DEADLINE = 4.5  # seconds for a command there
+WAY = 1.0  # seconds more for its answer to come here: both together are less than a worker may be silent
 
 
 class FarCommandLine(CommandLine):
@@ -28,6 +28,10 @@ class FarCommandLine(CommandLine):
         if not self._user:
             self._user = str(self._login.ask("user"))
         return self._user
+
+    def _environment(self, env: Mapping[str, str], path: str | None) -> dict[str, str]:
+        """Return what is given: the rest is the login's there."""
+        return dict(env)
 
     def _run(self, words: Sequence[str], given: str, seconds: float) -> Mapping[str, Any]:
         """Run one command there, once at most: whoever lost the answer does not know whether it has had its effect."""

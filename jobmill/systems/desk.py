@@ -105,6 +105,11 @@ class Desk:
             self.close()
         self._fresh = self._link is None
 
+    @property
+    def ready(self) -> bool:
+        """Tell whether there is a link, over which the desk has spoken."""
+        return self._link is not None and self._greeting is None
+
     def fileno(self) -> int:
         """Return what becomes readable when `turn` has something to do; -1 without a link."""
         return -1 if self._link is None else self._link.fileno()

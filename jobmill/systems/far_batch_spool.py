@@ -21,7 +21,8 @@ from jobmill.systems.spool_launches import NOT_STARTED, UNKNOWN
 from jobmill.systems.system import Check, Progress, Submission, Token
 
 PATIENCE = 20.0  # seconds for a part of a log, and for `check`
-WRITE = 2.0  # seconds to write one launch: with its submit command it is less than a worker may be silent
+WRITE = 3.0  # seconds to write one launch: with its submit command it is less than a worker may be silent
+FIRST = 5.0  # seconds for that where the connection has to be made
 
 
 class FarBatchSpool(BatchSpool):
@@ -41,7 +42,9 @@ class FarBatchSpool(BatchSpool):
         return Path(facts["spool"])
 
     def _do(self, about: Token | None, verb: str, /, **values: Any) -> Any:
-        deadline = WRITE if verb == "write" else DEADLINE
+        deadline = DEADLINE
+        if verb == "write":
+            deadline = WRITE if self._login.desk(about).ready else FIRST
         found = self._ask(about, "batch", deadline=deadline, name=verb, arguments=values)
         try:
             return _MEANING[verb](found)

@@ -81,6 +81,7 @@ def run(spool: bytes, token: str, native: str, library: str, grace: float, syste
     with tempfile.TemporaryFile() as table, open(os.devnull, "r+b") as nowhere:
         os.dup2(nowhere.fileno(), 0)
         it = BatchRunner(spool, native.encode(), table.fileno(), 0, grace)
+        it.watch.spare = _ancestors()
         it.base = {
             run_folder.encode(key): run_folder.encode(value)
             for key, value in base_environment(json.loads(given.decode("utf-8")), library).items()
@@ -117,6 +118,16 @@ def _code(found: "run_folder.Run | None", folder: bytes) -> int:
         return 128 + int(end["term_sig"])
     value = end.get("exit_value")
     return 1 if value is None or end.get("reason") else int(value)
+
+
+def _ancestors() -> "tuple[int, ...]":
+    """Return who started us: the scheduler's own program, and a script in between, whose log is in the run folder."""
+    found = []
+    it = process_tree.process(os.getppid())
+    while it is not None and it.pid > 1:
+        found.append(it.pid)
+        it = process_tree.process(it.parent)
+    return tuple(found)
 
 
 def _oom_kills() -> int:

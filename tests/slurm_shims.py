@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from farm import need
 from slurm_farm import PATH
 
 COMMANDS = ("sbatch", "squeue", "sacct", "scontrol", "scancel", "sinfo", "srun")
@@ -37,6 +38,7 @@ FAULTS: Mapping[str, Mapping[str, str]] = {
     "down": {"squeue": f'echo "{DOWN}" >&2; exit 1', "sacct": f'echo "sacct: error: {REFUSED}" >&2; exit 1'},
     "no answers": {"squeue": "exec sleep 30", "sacct": "exec sleep 30"},
     "banners": dict.fromkeys(("sbatch", "squeue", "sacct"), f'echo "{BANNER}"; pass "$@"'),
+    "held answers": dict.fromkeys(("squeue", "sacct"), 'while [ -e "$state/armed" ]; do sleep 0.2; done; pass "$@"'),
     "accounting gone": {"sacct": f'echo "sacct: error: {REFUSED}" >&2; exit 1'},
 }
 HEAD = """#!/bin/sh
@@ -47,6 +49,7 @@ first() {{ for n in $(seq "$1"); do mkdir "$state/{name}.$n" 2>&- && return 0; d
 NOTE = """printf '%s %s %s\\n' "$(date +%s%N)" {name} "$1 $2" >> "$state/calls"
 """
 ARMED = """[ -e "$state/armed" ] || pass "$@"
+: > "$state/met"
 """
 
 
@@ -118,9 +121,29 @@ class Shims:
         else:
             (self.state / "armed").unlink(missing_ok=True)
 
+    @property
+    def met(self) -> bool:
+        """Whether anybody called a program while it was armed."""
+        return (self.state / "met").exists()
+
     def calls(self) -> Iterator[Call]:
         """Give what was called so far."""
         if self.calls_file.exists():
             for line in self.calls_file.read_text(errors="replace").splitlines():
                 time, program, words = f"{line}  ".split(" ", 2)
                 yield Call(int(time) / 1e9, program, words.strip())
+
+
+def skewed(shims: Shims, hours: int) -> list[str]:
+    """Have Slurm's queries run with a clock that is so many hours off; return the words that do this to a program.
+
+    The cluster's own clock stays right, and what is submitted takes nothing of it along. Raises Missing.
+    """
+    need({"faketime": "faketime"})
+    monotonic = ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1"]  # timeouts are none of its business
+    words = ["env", *monotonic, "faketime", "-m", "-f", f"{hours:+d}h"]
+    for name in ("squeue", "sacct", "scontrol", "scancel"):
+        shims.put(name, f'exec {" ".join(words)} "$real" "$@"')
+    for name in ("sbatch", "srun"):
+        shims.put(name, 'exec env -u LD_PRELOAD -u FAKETIME "$real" "$@"')
+    return words

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +17,7 @@ from farm import Missing
 from laws import violations
 from pipeline import Pipeline
 from slurm_farm import Slurm, slurm
+from slurm_shims import Shims
 from tokens import RECORD
 
 from jobmill.errors import SystemUnavailable
@@ -256,6 +256,17 @@ def test_a_node_without_our_python_says_so(bench: Bench) -> None:
     assert "/opt/no/python3" in str(end.message), end
 
 
+def test_a_python_within_a_script_leaves_the_script_and_slurms_own_program_alone(bench: Bench) -> None:
+    python = bench.spool.parent / "python"
+    python.write_text('#!/bin/sh\n/usr/bin/python3 "$@"\nexit $?\n')  # no exec: the shell waits for it
+    python.chmod(0o755)
+    bench.system = system(bench.cluster, bench.spool, python=str(python))
+    (handle,) = bench.launch(bench.job("a", "sleep 60 & exit 3"))
+    end = bench.end(handle)
+    assert (end.exit_value, end.native_state) == (3, "FAILED"), end
+    assert bench.state(handle) is NativeState.ENDED
+
+
 def test_a_node_that_dies_takes_its_job_along(bare: Bench, plain: Slurm) -> None:
     (handle,) = bare.launch(bare.job("a", "sleep 60", native="--nodelist=n3"))
     bare.until(lambda: bare.state(handle) is NativeState.RUNNING)
@@ -320,13 +331,10 @@ def shims(bench: Bench, tmp_path: Path) -> Callable[..., SlurmSystem]:
     """Give a function that puts shell programs before those of Slurm and returns a system that calls them."""
 
     def shim(**programs: str) -> SlurmSystem:
-        folder = tmp_path / f"bin{time.monotonic_ns()}"
-        folder.mkdir()
+        placed = Shims(tmp_path / f"shims{time.monotonic_ns()}")
         for name, text in programs.items():
-            path = folder / name
-            path.write_text(f'#!/bin/sh\nreal="{shutil.which(name)}"\n{text}\n')
-            path.chmod(0o755)
-        made = system(bench.cluster, bench.spool, late=3, path=f"{folder}:{os.environ['PATH']}")
+            placed.put(name, text)
+        made = system(bench.cluster, bench.spool, late=3, path=placed.path)
         made.commands.deadline = 2.0
         return made
 

@@ -126,12 +126,17 @@ class SlurmSystem(BatchSystem):
         return [row for line in text.splitlines() if (row := _queued(line)) is not None]
 
     def books(self, ids: Sequence[str], tokens: Sequence[Token]) -> Sequence[Row]:
-        """Ask sacct by id or by name, with a start time: its own begins at midnight."""
+        """Ask sacct by id or by name, with a start time: its own begins at midnight.
+
+        Ids come round: of several jobs that had one, sacct tells of the last alone, unless it is asked for all; the
+        last of one job (it may have been requeued by hand) stays the last.
+        """
         questions = [f"--jobs={','.join(some)}" for some in _chunks([it for it in ids if _NATIVE.fullmatch(it)])]
         questions += [f"--name={','.join(some)}" for some in _chunks(tokens)]
         found: list[Row] = []
         for question in questions:
-            words = ["sacct", *self._there, "--allocations", "--parsable2", question, f"--format={','.join(BOOKS)}"]
+            words = ["sacct", *self._there, "--allocations", "--duplicates", "--parsable2", question]
+            words += [f"--format={','.join(BOOKS)}"]
             words += [f"--starttime=now-{HISTORY}days"] if question.startswith("--name") else ["--starttime=2000-01-01"]
             answer = self.commands.ask(words)
             if answer.code:

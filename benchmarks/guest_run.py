@@ -52,9 +52,9 @@ class Run:
         self._user: subprocess.Popen[bytes] | None = None
 
     @contextlib.contextmanager
-    def going(self, env: Mapping[str, str], options: Mapping[str, Any], wrap: tuple[str, ...] = ()) -> Iterator[None]:
+    def going(self, env: Mapping[str, str], options: Mapping[str, Any], wrap: Sequence[str] = ()) -> Iterator[None]:
         """Have the user submit, and see, for the length of a block."""
-        with self.guest.serve(self.folder, self.shims.path, env, options) as given:
+        with self.guest.serve(self.folder, self.shims.path, env, options, wrap) as given:
             jobs = [{"number": number, "argv": self._argv(number, it)} for number, it in enumerate(self.plans)]
             (self.folder / "plan.json").write_text(json.dumps({"jobs": jobs, "options": given}))
             self._user = self.guest.start(self.folder, self.shims.path, env, wrap)

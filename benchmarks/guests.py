@@ -8,13 +8,14 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import jobmill
 from benchmarks.child import CLIENTS, environment
-from benchmarks.jobmill_under_test import pipeline
+from benchmarks.contender import WrongResult
 from benchmarks.peers.environment import provide
 from jobmill.daemon.server import EmbeddedServer
 
@@ -33,15 +34,18 @@ class Guest:
         self.version = self.requirement.partition("==")[2]
 
     @contextlib.contextmanager
-    def serve(self, folder: Path, path: str, env: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[Any]:
+    def serve(
+        self, folder: Path, path: str, env: Mapping[str, str], options: Mapping[str, Any], wrap: Sequence[str] = ()
+    ) -> Iterator[Mapping[str, Any]]:
         """Start what serves for longer than its user; give the options of its user.
 
-        ``path``: with the programs that count first; ``env``: what Slurm's commands need; ``options``: of this guest.
+        ``path``: with the programs that count first; ``env``: what Slurm's commands need; ``options``: of this guest;
+        ``wrap``: words before those that start a program.
         """
         yield dict(options)
 
     def start(
-        self, folder: Path, path: str, env: Mapping[str, str], wrap: tuple[str, ...] = ()
+        self, folder: Path, path: str, env: Mapping[str, str], wrap: Sequence[str] = ()
     ) -> subprocess.Popen[bytes]:
         """Start its user, ``wrap`` before its words; what it says goes to ``client.log``."""
         first, _, rest = path.partition(os.pathsep)
@@ -62,7 +66,7 @@ class Jobmill(Guest):
     """jobmill: all that `jobmill up` starts, one `slurm` system."""
 
     name = "jobmill"
-    how = "a Slurm job for each job; submitted held, ends by the record and the queue"
+    how = "a Slurm job for each job, submitted held; a job tells its end by a file, and Slurm is asked rarely"
 
     def prepare(self) -> None:
         """It is here."""
@@ -70,11 +74,31 @@ class Jobmill(Guest):
         self.version = jobmill.__version__
 
     @contextlib.contextmanager
-    def serve(self, folder: Path, path: str, env: Mapping[str, str], options: Mapping[str, Any]) -> Iterator[Any]:
-        """Run the pipeline."""
+    def serve(
+        self, folder: Path, path: str, env: Mapping[str, str], options: Mapping[str, Any], wrap: Sequence[str] = ()
+    ) -> Iterator[Mapping[str, Any]]:
+        """Run `jobmill up`. Raises WrongResult when it does not start."""
         here = {"kind": "slurm", "limit": 5000, "path": path, "env": dict(env), **options}
-        with pipeline(folder, json.dumps({"cluster": here})):
-            yield {"url": EmbeddedServer(folder / "state").url}
+        config = {"state": f"{folder}/state", "spool": f"{folder}/spool", "systems": {"cluster": here}}
+        (folder / "jobmill.yaml").write_text(json.dumps(config))
+        server = EmbeddedServer(folder / "state")
+        words = [*wrap, str(self.python.with_name("jobmill")), "up", "--config", str(folder / "jobmill.yaml")]
+        with (folder / "up.log").open("wb") as log:
+            up = subprocess.Popen(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        try:
+            until = time.monotonic() + 30
+            while not server.socket.exists():
+                if up.poll() is not None or time.monotonic() > until:
+                    raise WrongResult(f"jobmill did not start: {(folder / 'up.log').read_text()[-800:]}")
+                time.sleep(0.05)
+            yield {"url": server.url}
+        finally:
+            up.terminate()
+            try:
+                up.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                up.kill()
+                up.wait()
 
 
 class Psij(Guest):

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import benchmark_tables, budget_tables, pictures
+from benchmarks import benchmark_tables, budget_tables, guest_tables, pictures
 from benchmarks.results import PAGE, Result, read
 
 Results = Mapping[str, Result]
@@ -42,6 +42,8 @@ TABLES: Mapping[str, Callable[[Results], str]] = {
     "scale": benchmark_tables.scale,
     "polling": benchmark_tables.polling,
     "footprint": benchmark_tables.footprint,
+    "guest": guest_tables.guest,
+    "hostile": guest_tables.hostile,
 }
 
 

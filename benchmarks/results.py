@@ -17,6 +17,8 @@ WORDS = {  # benchmark -> the words of its full run
     "polling": "--jobs 100000 --interval 10 --intervals 3",
     "footprint": "--seconds 30 --starts 21",
     "budget": "--jobs 10000",
+    "guest": "--jobs 1000",
+    "hostile_scheduler": "--jobs 6",
 }
 Result = Mapping[str, Any]
 

@@ -41,6 +41,12 @@ def _of(benchmark: str, key: str, what: str, bound: float, unit: str, *, least: 
     )
 
 
+def _guest(key: str, what: str, bound: float, unit: str) -> Target:
+    return Target(
+        what=what, benchmark="guest", value=lambda result: result["guests"]["jobmill"][key], bound=bound, unit=unit
+    )
+
+
 TARGETS = (
     _of("local_throughput", "ratio_xargs", "`/bin/true` beside bare `xargs -P2`", 0.5, "x", least=True),
     _of("local_throughput", "ratio_hyperqueue", "`/bin/true` beside HyperQueue", 1.5, "x", least=True),
@@ -57,6 +63,8 @@ TARGETS = (
     _of("scale", "info_ms", "`info` on the full record, in the server", 100, "ms"),
     _of("polling", "fetcher_core", "fetcher that watches running jobs", 5, "% of a core", by=100),
     _of("polling", "queries_per_interval", "queries of the cluster an interval", 1, "queries"),
+    _guest("queries_per_min", "1,000 jobs on Slurm: queries in the steady state", 2, "a minute"),
+    _guest("median_delay_s", "1,000 jobs on Slurm: an end is seen, median", 5, "s"),
     _of("footprint", "idle_cpu_percent", "idle pipeline, all processes: processor", 1, "% of a core"),
     _of("footprint", "pss_mb", "idle pipeline, all processes: memory (PSS)", 150, "MiB"),
     _of("footprint", "info_ms", "`jobmill info`, start to exit", 150, "ms"),

@@ -24,7 +24,7 @@ QUERIES = ("squeue", "sacct", "sinfo", "scontrol show")  # what asks slurmctld o
 TIMED_OUT = "sbatch: error: Batch job submission failed: Socket timed out on send/recv operation"
 DOWN = "slurm_load_jobs error: Unable to contact slurm controller (connect failure)"
 REFUSED = "slurm_persist_conn_open_without_init: failed to open persistent connection: Connection refused"
-BANNER = "*** Welcome | to this cluster. Maintenance: job 4711 on Monday ***"
+BANNER = "*** Welcome | to this cluster. Maintenance on Monday, from 7 to 9 ***"
 
 # Faults: program -> shell text. `first N` is true for the first N calls of this program, `pass` goes on as Slurm's own.
 ONCE = "first 2 || pass "
@@ -47,6 +47,11 @@ pass() {{ exec "$real" "$@"; }}
 first() {{ for n in $(seq "$1"); do mkdir "$state/{name}.$n" 2>&- && return 0; done; return 1; }}
 """
 NOTE = """printf '%s %s %s\\n' "$(date +%s%N)" {name} "$1 $2" >> "$state/calls"
+"""
+CLOCK = """import time
+right, right_ns = time.time, time.time_ns
+time.time = lambda: right() + {seconds}
+time.time_ns = lambda: right_ns() + {seconds} * 10**9
 """
 ARMED = """[ -e "$state/armed" ] || pass "$@"
 : > "$state/met"
@@ -135,15 +140,18 @@ class Shims:
 
 
 def skewed(shims: Shims, hours: int) -> list[str]:
-    """Have Slurm's queries run with a clock that is so many hours off; return the words that do this to a program.
+    """Have Slurm's queries run with a clock that is so many hours off; return the words that do this to a Python.
 
     The cluster's own clock stays right, and what is submitted takes nothing of it along. Raises Missing.
     """
     need({"faketime": "faketime"})
-    monotonic = ["FAKETIME_DONT_FAKE_MONOTONIC=1", "DONT_FAKE_MONOTONIC=1"]  # timeouts are none of its business
-    words = ["env", *monotonic, "faketime", "-m", "-f", f"{hours:+d}h"]
+    monotonic = "FAKETIME_DONT_FAKE_MONOTONIC=1 DONT_FAKE_MONOTONIC=1"  # timeouts are none of its business
     for name in ("squeue", "sacct", "scontrol", "scancel"):
-        shims.put(name, f'exec {" ".join(words)} "$real" "$@"')
+        shims.put(name, f'exec env {monotonic} faketime -m -f "{hours:+d}h" "$real" "$@"')
+    # not by faketime as well: under it a Python's sleeps fail
+    clock = shims.state / "clock"
+    clock.mkdir()
+    (clock / "sitecustomize.py").write_text(CLOCK.format(seconds=3600 * hours))
     for name in ("sbatch", "srun"):
-        shims.put(name, 'exec env -u LD_PRELOAD -u FAKETIME "$real" "$@"')
-    return words
+        shims.put(name, 'exec env -u PYTHONPATH "$real" "$@"')
+    return ["env", f"PYTHONPATH={clock}"]

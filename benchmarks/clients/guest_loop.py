@@ -74,5 +74,8 @@ def follow(door: Door, notes: Notes, folder: Path, plan: Mapping[str, Any]) -> N
     door.settled()
     (folder / "submitted").touch()
     while not notes.over:
-        door.look()
+        try:
+            door.look()
+        except Exception as error:  # the user looks again
+            print(f"a look failed: {error!r}", file=sys.stderr, flush=True)
         time.sleep(LOOK)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from far_side import far_side
 from farm import Missing, Sshd, one_sshd
 from laws import violations
 from pipeline import Pipeline
@@ -388,6 +389,45 @@ def test_a_full_disk_there_is_an_outage_and_no_end(bench: Bench) -> None:
     finally:
         bench.close()
         bench.until(lambda: not subprocess.run(["umount", small], capture_output=True).returncode, 40)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "None",
+        "5",
+        "[]",
+        "[1, 2]",
+        "['taken', []]",
+        "{}",
+        "{'code': 'x'}",
+        "{'code': 0, 'out': 5, 'err': ''}",
+        "{'a': 1}",
+    ],
+)
+def test_a_login_node_that_talks_nonsense_is_as_good_as_silent(bench: Bench, answer: str) -> None:
+    """Whatever it says, a worker meets an outage, and nothing is told as ended or as never started."""
+    text = f"ready()\nfor it in questions():\n    say(json.dumps(dict(n=it['n'], answer={answer})) + chr(10))\n"
+    system = bench.another(python=far_side(bench.folder / "evil.py", text))
+    job = bench.job("a", "true")
+    handle = f"4711/{job.token}"
+    asked: list[Callable[[], Any]] = [
+        lambda: system.survey(RECORD),
+        lambda: system.submit([job]),
+        lambda: system.status([handle]),
+        lambda: system.exit_info([handle]),
+        lambda: system.kill([handle], force=True),
+        lambda: system.spool.progress([job.token]),
+        system.notices,
+        lambda: system.done([handle]),
+    ]
+    for ask in asked:
+        with contextlib.suppress(SystemUnavailable):
+            found = ask()
+            assert found in ({}, {handle: False}), found
+    with contextlib.suppress(SystemUnavailable):
+        assert system.settle([Launch(token=job.token, handle=None)]) == {job.token: Settled.UNKNOWN}
+    assert bench.listed() == 0
 
 
 # The configuration.

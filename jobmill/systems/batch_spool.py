@@ -108,14 +108,14 @@ class BatchSpool:
         if not tokens:
             return {}
         found = self._do(next(iter(tokens)), "records", tokens=list(tokens))
-        return {token: ExitInfo.from_json(far_words.record(text)) for token, text in found.items()}
+        return {token: ExitInfo.from_json(far_words.record(found[token])) for token in tokens if token in found}
 
     def progress(self, tokens: Collection[Token]) -> Mapping[Token, str]:
         """Return at which step launches are that run."""
         if not tokens:
             return {}
         found: Mapping[Token, str] = self._do(next(iter(tokens)), "progress", tokens=list(tokens))
-        return found
+        return {token: found[token] for token in tokens if token in found}
 
     def began(self, token: Token) -> bool:
         """Tell whether it may have taken its marker: also where we do not even see what we wrote ourselves."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from jobmill.errors import SystemUnavailable
-from jobmill.systems import far_stage, far_words
+from jobmill.systems import far_stage, far_words, notices
 from jobmill.systems.batch_files import TAKEN
 from jobmill.systems.batch_options import BatchOptions
 from jobmill.systems.batch_spool import BatchSpool
@@ -142,6 +142,17 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _written(value: Any) -> dict[str, str]:
+    found = far_words.texts(value)
+    if not ("over" in found or "superseded" in found or {"folder", "script"} <= found.keys()):
+        raise ValueError(f"{str(value)[:80]!r} is no answer to a launch that was to be written")
+    return found
+
+
+def _notices(value: Any) -> dict[str, str]:
+    return {token: word for token, word in far_words.texts(value).items() if word in notices.WORDS}
+
+
 def _settled(value: Any) -> list[str]:
     word, taker = far_words.words(value, 2)
     if word not in (NOT_STARTED, UNKNOWN, TAKEN):
@@ -150,12 +161,12 @@ def _settled(value: Any) -> list[str]:
 
 
 _MEANING: Mapping[str, Callable[[Any], Any]] = {
-    "write": far_words.texts,
+    "write": _written,
     "records": far_words.texts,
     "progress": far_words.texts,
     "began": _flag,
     "said": far_words.text_or_none,
-    "notices": far_words.texts,
+    "notices": _notices,
     "settle": _settled,
     "gone": _flag,
     "forget": lambda _: None,

@@ -33,10 +33,11 @@ format: $(VENV)/.developed ## Put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-servers: $(VENV)/.developed ## Provide Valkey, Redis 7, Redis 6.2, docker, podman and Slurm for the tests
+servers: $(VENV)/.developed ## Provide Valkey, Redis 7, Redis 6.2, docker, podman, Slurm and Grid Engine for the tests
 	@$(BIN)/python tests/servers.py
 	@$(BIN)/python tests/engines.py
 	@$(BIN)/python tests/slurm_farm.py
+	@$(BIN)/python tests/grid_farm.py
 
 bench: $(VENV)/.installed ## Measure all that docs/performance.md shows, long (BENCH=latency ARGS="--jobs 50")
 	@set -o pipefail; mkdir -p docs/performance; for name in $(BENCH); do \

@@ -66,6 +66,7 @@ class BatchSystem(ExecutionSystem):
     notifies: ClassVar[bool] = True
     id_variable: ClassVar[str]  # in which the scheduler tells a job its id
     keeps_words: ClassVar[bool] = True  # it writes what a node says into a file that we name, else the script does
+    books_late: ClassVar[float] = 0.0  # seconds that an end may need from the queue into the books; 0: it lacks nowhere
 
     def __init__(self, *, name: str, spool: Path, options: BatchOptions) -> None:
         self.name = name
@@ -226,7 +227,7 @@ class BatchSystem(ExecutionSystem):
             native, token = _parts(handle)
             if native in known and known[native].token == token:
                 found[handle] = known[native]
-        lost = [handle for handle in handles if handle not in found]
+        lost = self._doubtful([handle for handle in handles if handle not in found])
         if lost:
             rows = self._booked([_parts(handle)[0] for handle in lost], ())
             by_handle = {f"{row.native}/{row.token}": row for row in rows}
@@ -308,12 +309,14 @@ class BatchSystem(ExecutionSystem):
         rows.update(self._found(asked))
         found: dict[Handle, ExitInfo] = {}
         records = self.spool.records([_parts(handle)[1] for handle in own])
+        hastened = self.spool.hastened(records) if self.books_late else ()
         now = time.monotonic()
         for handle in own:
             row, token = rows.get(handle), _parts(handle)[1]
             record = records.get(token)
-            if record is not None and (row is None or row.phase.ended or self._waited(handle, now)):
-                found[handle] = batch_end.merged(self.kind, record, row if row and row.phase.ended else None)
+            if record is not None and self._certain(handle, row, token in hastened, now):
+                row = row if row and row.phase.ended else None
+                found[handle] = batch_end.merged(self.kind, record, row, hastened=token in hastened)
             elif record is None and row is not None and row.phase.ended and self._final(handle, row, now):
                 began, said = self.spool.began(token), self.spool.said(token)
                 found[handle] = batch_end.by_books(self.kind, row, began=began, said=said)
@@ -321,15 +324,33 @@ class BatchSystem(ExecutionSystem):
             self._unrecorded.pop(handle, None)
         return found
 
+    def _certain(self, handle: Handle, row: Row | None, hastened: bool, now: float) -> bool:
+        """Tell whether an end with a record needs no other word: of what was not hastened the record tells all."""
+        if row is None:
+            return not hastened or self._waited(handle, now, self.books_late)
+        return row.phase.ended or self._waited(handle, now)
+
+    def _doubtful(self, handles: Sequence[Handle]) -> Sequence[Handle]:
+        """Return those of which the books have to be asked; where they come late, not of those with a clear record.
+
+        So what is told of an end does not depend on when it is asked for.
+        """
+        if not handles or not self.books_late:
+            return handles
+        records = self.spool.records([_parts(handle)[1] for handle in handles])
+        hastened = self.spool.hastened(records)
+        return [handle for handle in handles if (token := _parts(handle)[1]) not in records or token in hastened]
+
     def _final(self, handle: Handle, row: Row, now: float) -> bool:
         """Tell whether an end without a record is told: a file system may show the record late."""
         if row.phase is Phase.CANCELLED and row.started is None:
             return True  # it never began
         return self._waited(handle, now)
 
-    def _waited(self, handle: Handle, now: float) -> bool:
-        """Tell whether an end has been waiting for its other half for long enough."""
-        return now - self._unrecorded.setdefault(handle, now) >= self.options.late
+    def _waited(self, handle: Handle, now: float, seconds: float | None = None) -> bool:
+        """Tell whether an end has been waiting for its other half for long enough: for `late`, or so many seconds."""
+        patience = self.options.late if seconds is None else seconds
+        return now - self._unrecorded.setdefault(handle, now) >= patience
 
     def settle(self, launches: Sequence[Launch]) -> Mapping[Token, Handle | Settled]:
         """Find jobs by their token: in the queue, in the books, in the marker; what is nowhere can never start."""

@@ -17,8 +17,13 @@ TAKEN = {
 }
 
 
-def merged(scheduler: str, record: ExitInfo, row: Row | None) -> ExitInfo:
-    """Return our record with what the books add to it; where they contradict it, both are told."""
+def merged(scheduler: str, record: ExitInfo, row: Row | None, *, hastened: bool = False) -> ExitInfo:
+    """Return our record with what the books add to it; where they contradict it, both are told.
+
+    ``hastened``: the scheduler had warned our program on the node before a KILL.
+    """
+    if hastened and record.reason is None and not record.regular:
+        record = replace(record, reason="killed", evidence=f"{record.evidence}; {scheduler} warned it")
     if row is None:
         return replace(record, evidence=f"{record.evidence}; {scheduler} knows nothing of it any more")
     told = f"{record.evidence}; {scheduler} says {_told(row)}"
@@ -28,8 +33,8 @@ def merged(scheduler: str, record: ExitInfo, row: Row | None) -> ExitInfo:
         return found
     if reason is not None and not (reason == "killed" and record.regular):
         words = record.message or row.reason or None
-        return replace(found, reason=record.reason or reason, message=words)
-    if row.phase is Phase.FAILED and record.regular:
+        return replace(found, reason=_first(record.reason, reason, hastened), message=words)
+    if row.phase is Phase.FAILED and record.regular and not hastened:
         return replace(
             found, reason="contradiction", message=f"its record says that it ended with 0, {scheduler}: {_told(row)}"
         )
@@ -54,7 +59,11 @@ def by_books(scheduler: str, row: Row, *, began: bool, said: str | None = None) 
         status = ExitStatus.FINISHED_SIGNAL
     elif row.phase is Phase.FAILED and row.code:
         status = ExitStatus.FINISHED_UNCLEAR
+    elif row.state == "undetermined":  # as DRMAA says it: the scheduler itself does not know
+        status = ExitStatus.UNDETERMINED
     usage = {"wall": row.ended - row.started} if row.started and row.ended and row.ended >= row.started else {}
+    usage |= {"cpu": row.cpu} if row.cpu is not None else {}
+    usage |= {"max_memory": row.memory} if row.memory is not None else {}
     return ExitInfo(
         exit_status=status,
         exit_value=row.code if status is ExitStatus.FINISHED_UNCLEAR and row.code else None,
@@ -69,6 +78,11 @@ def by_books(scheduler: str, row: Row, *, began: bool, said: str | None = None) 
         started=row.started,
         ended=row.ended,
     )
+
+
+def _first(ours: str | None, theirs: str, hastened: bool) -> str:
+    """Return the reason that says more: a warning alone does not tell why it was given."""
+    return theirs if ours is None or (hastened and ours == "killed") else ours
 
 
 def _told(row: Row) -> str:

@@ -16,7 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-VERBS = ("write", "records", "progress", "began", "said", "notices", "settle", "gone", "forget", "tidy")
+MORE = ("hastened", "bury", "wish")  # what only some schedulers need
+VERBS = ("write", "records", "progress", "began", "said", "notices", "settle", "gone", "forget", "tidy", *MORE)
+SUSPENDS = ("gridengine", "drmaa")  # schedulers that announce it by SIGUSR1, perhaps before our program listens
 SAID = 65536  # bytes of a node's own words that are read
 LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # that this code is of
 TAKEN = "taken"  # an answer of `settle`: somebody has the marker
@@ -57,7 +59,8 @@ class BatchFiles:
         words += [library or LIBRARY, grace, self._system]
         log = "exec >>%s 2>&1\n" % shlex.quote("%s/native.log" % folder) if redirect else ""
         command = " ".join(shlex.quote(word) for word in words)
-        script = "#!/bin/sh\n# jobmill %s\n%sexec %s\n" % (token, log, command)
+        deaf = "trap '' USR1\n" if scheduler in SUSPENDS else ""
+        script = "#!/bin/sh\n# jobmill %s\n%s%sexec %s\n" % (token, deaf, log, command)
         _put("%s/script" % folder, script, 0o644)
         return {"folder": folder, "script": script}
 
@@ -98,6 +101,24 @@ class BatchFiles:
         return self._notices.look()
 
     # Ending.
+
+    def hastened(self, tokens: "list[str]") -> "dict[str, str]":
+        """Return, each with a word, those whose end the scheduler hastened: it warned our program on the node."""
+        return {token: "hastened" for token in tokens if os.path.lexists(self._launches.folder(token) + b"/hastened")}
+
+    def bury(self, token: str, taker: str, words: str) -> bool:
+        """Make sure that a launch that its scheduler could not start never starts; False where it began after all."""
+        try:
+            run_folder.seal(self._spool, token, taker, "start_failed", words)
+        except (FileExistsError, run_folder.Superseded):
+            return False
+        return True
+
+    def wish(self, token: str, word: str) -> None:
+        """Tell our program on the node to end its job by ``TERM`` or ``KILL``; no folder: a later life has its place."""
+        folder = self._launches.folder(token)
+        if os.path.isdir(folder):
+            _put("%s/wish" % _text(folder), word, 0o644)
 
     def settle(self, token: str) -> "list[str]":
         """Seal a launch that nobody knows of; return a word, and who took its marker where somebody has."""

@@ -10,6 +10,7 @@ import pwd
 import signal
 import sys
 import tempfile
+import threading
 import time
 
 from jobmill.systems import child_wait, notices, process_tree, run_folder, runner, switch
@@ -17,6 +18,13 @@ from jobmill.systems import child_wait, notices, process_tree, run_folder, runne
 LAUNCH = b"launch"
 END = signal.SIGUSR2  # to us alone: kill all of the job
 FIRM = 1.0  # seconds for which that is tried at once
+# schedulers that warn once, by END, before their KILL: it means TERM, and KILL after the grace
+WARNS = frozenset(("gridengine", "drmaa"))
+# exit values that a scheduler takes for a wish: start it again, set it aside
+WISHES = {"gridengine": (99, 100), "drmaa": (99, 100)}
+WATCHED = frozenset(("drmaa",))  # schedulers that cannot hand a signal on: a file WISH in the run folder tells us
+HASTENED = b"hastened"  # file in the run folder: the scheduler warned us
+WISH, LOOK = b"wish", 1.0  # seconds between two looks for it
 RAN_BEFORE = 75  # EX_TEMPFAIL of sysexits.h: this launch was started before, and is not started again
 # what tells a job where it is: parallel programs, containers and GPU libraries live by it
 PREFIXES = (
@@ -48,6 +56,9 @@ def base_environment(given: "dict[str, str]", library: str) -> "dict[str, str]":
 class BatchRunner(runner.Runner):
     """A runner of one launch, which nobody talks to; a TERM is for its job."""
 
+    folder = b""  # its run folder
+    hastened = False  # the scheduler warned us
+
     def begin(self, line: bytes) -> None:
         """Start the launch, or have its end written; nothing else is started."""
         self.watch.whole = True
@@ -63,6 +74,16 @@ class BatchRunner(runner.Runner):
     def end(self, _number: int, _frame: object) -> None:
         """Kill all of the job: no scheduler knows what has fled as well as we do."""
         self._signal(True, FIRM)
+
+    def hasten(self, _number: int, _frame: object) -> None:
+        """End all of the job by TERM, and after the grace by KILL: the scheduler's own KILL comes soon."""
+        self.hastened = True
+        try:  # how it ends is not its own doing: whoever reads the record asks on
+            os.close(os.open(os.path.join(self.folder, HASTENED), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        except OSError:
+            pass
+        self._signal(False, 0.0)
+        signal.setitimer(signal.ITIMER_REAL, max(0.01, self.watch.grace), 1.0)
 
     def _signal(self, force: bool, patience: float) -> None:
         self.eof = True
@@ -82,6 +103,7 @@ def run(spool: bytes, token: str, native: str, library: str, grace: float, syste
         os.dup2(nowhere.fileno(), 0)
         it = BatchRunner(spool, native.encode(), table.fileno(), 0, grace)
         it.watch.spare = _ancestors()
+        it.folder = folder
         it.base = {
             run_folder.encode(key): run_folder.encode(value)
             for key, value in base_environment(json.loads(given.decode("utf-8")), library).items()
@@ -90,7 +112,11 @@ def run(spool: bytes, token: str, native: str, library: str, grace: float, syste
         os.dup2(nowhere.fileno(), 1)  # the runner's events: nobody reads them
         os.chdir("/")
         signal.signal(signal.SIGTERM, it._drain)
-        signal.signal(END, it.end)
+        signal.signal(END, it.hasten if native.partition(":")[0] in WARNS else it.end)
+        signal.signal(signal.SIGALRM, it.end)
+        if native.partition(":")[0] in WATCHED:
+            threading.Thread(target=_watch, args=(os.path.join(folder, WISH),), daemon=True).start()
+        signal.signal(signal.SIGUSR1, lambda _number, _frame: None)  # "it is going to be suspended"
         it.begin(line)
         if _ours(run_folder.read(folder), token, native) is not None:
             board.put(token, notices.STARTED)
@@ -99,8 +125,23 @@ def run(spool: bytes, token: str, native: str, library: str, grace: float, syste
     found = _ours(run_folder.read(folder), token, native)
     code = _code(found, folder)
     if found is not None:
-        board.put(token, notices.ENDED if code or _oom_kills() > killed else notices.DONE)
+        board.put(token, notices.ENDED if code or it.hastened or _oom_kills() > killed else notices.DONE)
     return code
+
+
+def _watch(path: bytes) -> None:
+    """Signal ourselves what the file says, TERM or KILL, each once."""
+    last = b""
+    while last != b"KILL":
+        time.sleep(LOOK)
+        try:
+            with open(path, "rb") as file:
+                word = file.read(5)
+        except OSError:
+            continue
+        if word != last and word in (b"TERM", b"KILL"):
+            last = word
+            os.kill(os.getpid(), signal.SIGTERM if word == b"TERM" else signal.SIGALRM)
 
 
 def _ours(found: "run_folder.Run | None", token: str, native: str) -> "run_folder.Run | None":
@@ -117,7 +158,8 @@ def _code(found: "run_folder.Run | None", folder: bytes) -> int:
     if end.get("term_sig"):
         return 128 + int(end["term_sig"])
     value = end.get("exit_value")
-    return 1 if value is None or end.get("reason") else int(value)
+    wishes = WISHES.get((found.guard or "").partition(":")[0], ())
+    return 1 if value is None or end.get("reason") or value in wishes else int(value)
 
 
 def _ancestors() -> "tuple[int, ...]":
@@ -151,9 +193,10 @@ def _oom_kills() -> int:
 
 
 def main() -> None:
-    """Run as ``batch_job <spool> <token> <scheduler> <variable with the job's id> <library> <grace> <system>``."""
+    """Run as ``batch_job <spool> <token> <scheduler> <variables with the job's id> <library> <grace> <system>``."""
     spool, token, scheduler, variable, library, grace, system = sys.argv[1:8]
-    native = "%s:%s" % (scheduler, os.environ.get(variable, "?"))
+    known = [os.environ[name] for name in variable.split(",") if os.environ.get(name)]
+    native = "%s:%s" % (scheduler, known[0] if known else "?")
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     started = time.time()
     try:

@@ -46,3 +46,5 @@ class Row:
     signal: int | None = None
     started: float | None = None  # Unix time; None: never, or not told
     ended: float | None = None
+    cpu: float | None = None  # seconds
+    memory: float | None = None  # MiB at most

@@ -13,7 +13,8 @@ from pathlib import Path
 from jobmill.systems.far_payload import payload
 from jobmill.systems.system import Submission
 
-FILES = frozenset({"launch", "script", "native.log"})  # of ours in the run folder, beside run_folder.RESERVED
+# of ours in the run folder, beside run_folder.RESERVED
+FILES = frozenset({"launch", "script", "native.log", "hastened", "wish"})
 
 
 def library(spool: Path) -> Path:

@@ -110,6 +110,13 @@ class BatchSpool:
         found = self._do(next(iter(tokens)), "records", tokens=list(tokens))
         return {token: ExitInfo.from_json(far_words.record(found[token])) for token in tokens if token in found}
 
+    def hastened(self, tokens: Collection[Token]) -> Collection[Token]:
+        """Return those whose end the scheduler hastened: it warned our program on the node."""
+        if not tokens:
+            return ()
+        found: Mapping[Token, str] = self._do(next(iter(tokens)), "hastened", tokens=list(tokens))
+        return found.keys()
+
     def progress(self, tokens: Collection[Token]) -> Mapping[Token, str]:
         """Return at which step launches are that run."""
         if not tokens:
@@ -139,6 +146,17 @@ class BatchSpool:
         except SystemUnavailable:
             return Settled.UNKNOWN
         return str(taker) if word == batch_files.TAKEN else Settled(word)
+
+    def wish(self, token: Token, word: str) -> None:
+        """Tell our program on the node to end its job by ``TERM`` or ``KILL``. Raises SystemUnavailable."""
+        self._do(token, "wish", token=token, word=word)
+
+    def bury(self, token: Token, taker: str, words: str) -> None:
+        """Make sure that a launch that its scheduler could not start never starts; nothing where it began after all.
+
+        Raises SystemUnavailable.
+        """
+        self._do(token, "bury", token=token, taker=taker, words=words)
 
     def gone(self, token: Token) -> bool:
         """Tell whether a launch that no scheduler knows will never run: it has ended, or its marker is ours now."""

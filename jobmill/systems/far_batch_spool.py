@@ -171,4 +171,7 @@ _MEANING: Mapping[str, Callable[[Any], Any]] = {
     "gone": _flag,
     "forget": lambda _: None,
     "tidy": lambda _: None,
+    "hastened": far_words.texts,
+    "bury": _flag,
+    "wish": lambda _: None,
 }

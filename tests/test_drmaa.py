@@ -193,7 +193,7 @@ def test_errors_of_the_library_are_told_by_name(desk: DrmaaDesk) -> None:
     with pytest.raises(DrmaaError) as told:
         desk.bulk({**SH, "args": ["-c", "true"], "nativeSpecification": "-q nowhere"}, "rec.1:a:1", 1, 2)
     assert told.value.kind == "DeniedByDrmException"
-    assert desk.ids() == [] and desk.end("7") is None and desk.token("7") == ""
+    assert desk.ids() == [] and desk.end("7") is None and desk.token_of("7") == ""
 
 
 def test_the_child_goes_with_its_parent(cell: Grid, tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ def test_deleted_while_it_runs(either: Bench) -> None:
 
 
 def test_deleted_at_any_moment_of_its_start(plain: Bench) -> None:
-    """The notice may come before our program listens."""
+    """The warning may come before our program listens."""
     handles = plain.launch(*(plain.job(f"j{n}", "sleep 60") for n in range(8)))
     plain.until(lambda: "all.q" in plain.cell.command("qstat"))
     for n, handle in enumerate(handles):
@@ -227,7 +227,7 @@ def test_deleted_at_any_moment_of_its_start(plain: Bench) -> None:
             assert end.reason == "killed" and not end.regular, end
 
 
-def test_what_ignores_the_notice_is_killed(either: Bench) -> None:
+def test_what_ignores_the_warning_is_killed(either: Bench) -> None:
     (handle,) = either.launch(either.job("a", "trap '' TERM; touch up; sleep 60; sleep 60"))
     either.until(lambda: either.path("a", "up").exists())
     either.system.kill([handle], force=False)

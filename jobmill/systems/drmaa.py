@@ -67,6 +67,11 @@ class DrmaaSystem(BatchSystem):
         request = DrmaaRequest.parse(name, options.get("resources"))
         return cls(name=name, spool=Path(spool), options=parsed, request=request, library=library, contact=contact)
 
+    @property
+    def queries(self) -> int:
+        """Return how often the library was asked for states."""
+        return self.desk.child.queries
+
     def send(self, it: Submission, folder: str, script: str) -> str | SubmitError:
         """Submit a job held, by the path of its script: a line end in an argument is an error to some libraries."""
         try:

@@ -42,6 +42,7 @@ class DrmaaChild:
         self.env = dict(env)
         self.contact = contact
         self.deadline = deadline
+        self.queries = 0  # how often it was asked for states
         self.process: subprocess.Popen[bytes] | None = None
         self._owner = 0  # pid of the process that started it: a fork has none
         self._answers = -1
@@ -62,6 +63,7 @@ class DrmaaChild:
         Raises DrmaaError for an error that the library tells, SystemUnavailable where nothing can have happened,
         Unanswered where that is not certain.
         """
+        self.queries += verb == "states"
         self._start()
         assert self.process is not None and self.process.stdin is not None
         line = json.dumps({"verb": verb, **asked}).encode() + b"\n"

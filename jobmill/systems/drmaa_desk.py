@@ -103,7 +103,7 @@ class DrmaaDesk:
         for id_, (word, wrong) in told.items():
             if word is not None:
                 phase = drmaa_states.STATES.get(word, Phase.UNKNOWN)
-                rows[id_] = Row(native=id_, token=self.token(id_), phase=phase, state=word)
+                rows[id_] = Row(native=id_, token=self.token_of(id_), phase=phase, state=word)
             elif not wrong.startswith(GONE):
                 raise SystemUnavailable(wrong)
         return rows
@@ -115,7 +115,7 @@ class DrmaaDesk:
         except OSError as error:
             raise SystemUnavailable(f"cannot use the spool {self.folder}: {error.strerror}") from error
 
-    def token(self, native: str) -> Token:
+    def token_of(self, native: str) -> Token:
         """Return the token of a job that was submitted here, "" for another."""
         with suppress(OSError):
             return self._file(native, "job").read_text(encoding="utf-8")
@@ -130,7 +130,7 @@ class DrmaaDesk:
 
     def ends(self, natives: Sequence[str], tokens: Sequence[Token]) -> list[Row]:
         """Return the ends that are known, by id or by token."""
-        ids = [*natives, *(id_ for id_ in (self.ids() if tokens else ()) if self.token(id_) in tokens)]
+        ids = [*natives, *(id_ for id_ in (self.ids() if tokens else ()) if self.token_of(id_) in tokens)]
         return [row for id_ in ids if (row := self.end(id_)) is not None]
 
     def forget(self, natives: Sequence[str]) -> None:

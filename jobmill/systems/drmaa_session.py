@@ -63,7 +63,7 @@ class Session:
         file.seek(0)
         return file
 
-    def answer(self, verb: str, asked: dict[str, Any]) -> Any:
+    def told(self, verb: str, asked: dict[str, Any]) -> Any:
         """Do what one line asks for."""
         if verb == "about":
             told = {"version": str(self.session.version), "contact": self.session.contact, "resumed": self.resumed}
@@ -179,7 +179,7 @@ def main() -> None:
             return
         asked = json.loads(line)
         try:
-            say({"ok": session.answer(asked["verb"], asked)})
+            say({"ok": session.told(asked["verb"], asked)})
         except Exception as error:
             say({"error": f"{type(error).__name__}: {error}"[:WORDS]})
 

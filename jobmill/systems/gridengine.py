@@ -3,7 +3,7 @@
 Sources: submit(1), qstat(1), qacct(1), qdel(1), qrls(1), sge_status(5), sge_types(5) of Son of Grid Engine 8.1.9, and
 what it prints. It works without accounting, and without DRMAA.
 
-`qdel` kills at once, so each job asks for a notice (`-notify`): the node then sends SIGUSR2, and kills after the
+`qdel` kills at once, so each job asks for a warning (`-notify`): the node then sends SIGUSR2, and kills after the
 queue's `notify` seconds. Our program ends the job meanwhile, by TERM and then KILL, and writes its record. The job's
 own exit value is not handed on where Grid Engine would take it for a wish: 99 starts it again, 100 sets it aside.
 """
@@ -125,7 +125,7 @@ class GridEngineSystem(BatchSystem):
             raise Unanswered(f"qstat gave no list, {error}") from None
 
     def _xml(self, *words: str) -> str:
-        answer = self.commands.call(["qstat", *words, "-xml", "-u", _user()])
+        answer = self.commands.ask(["qstat", *words, "-xml", "-u", _user()])
         if answer.code:
             raise SystemUnavailable(answer.words)
         try:
@@ -159,7 +159,7 @@ class GridEngineSystem(BatchSystem):
         return [row for question in questions for row in self._qacct("-j", question) if row.token]
 
     def _qacct(self, *words: str) -> list[Row]:
-        answer = self.commands.call(["qacct", *words])
+        answer = self.commands.ask(["qacct", *words])
         if answer.code and not re.search(r"job (?:id|name) .* not found|no jobs running since", answer.err):
             raise SystemUnavailable(answer.words)
         if answer.out and not answer.out.endswith("\n"):
@@ -186,7 +186,7 @@ class GridEngineSystem(BatchSystem):
 
     def _bury(self, native: str, token: Token) -> None:
         """Take a job in an error state out of line, with the reason that the queue knows, and its marker."""
-        answer = self.commands.call(["qstat", "-j", native])
+        answer = self.commands.ask(["qstat", "-j", native])
         if answer.code and _DOWN.search(answer.err):
             raise SystemUnavailable(answer.words)
         words = gridengine_answer.errors(answer.out) or "Grid Engine could not start it (state E), and keeps no reason"

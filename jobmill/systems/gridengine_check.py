@@ -67,6 +67,6 @@ def _books(commands: CommandLine) -> Check:
 
 def _asked(commands: CommandLine, *words: str) -> Answer:
     try:
-        return commands.call(words)
+        return commands.ask(words)
     except SystemUnavailable as error:
         return Answer(1, "", str(error))

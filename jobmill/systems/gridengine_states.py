@@ -8,7 +8,7 @@ WAITING = frozenset("qwhR")  # letters of what is in line; h: a hold, R: it was 
 RUNNING = frozenset("rthRsST")  # t: on its way to the node; s, S, T: suspended by somebody, its queue, an alarm
 NEVER_BEGAN = frozenset((*range(1, 12), *range(26, 30), *range(31, 37), 38))  # before the job's first process
 LIMIT, SIGNALLED = 37, 100
-NOTICE = 128 + 12  # exit_status of what the notice of a deletion killed before it could listen (SIGUSR2)
+WARNED = 128 + 12  # exit_status of what the warning of a deletion killed before it could listen (SIGUSR2)
 LOST = frozenset((18, 19, 20, 21))  # the shepherd, or its node, died
 
 
@@ -45,6 +45,6 @@ def end_of(failed: int, status: int, over_time: bool) -> Phase:
         return Phase.COMPLETED
     if failed == LIMIT and over_time:
         return Phase.TIMEOUT
-    if failed == SIGNALLED and status == NOTICE:
+    if failed == SIGNALLED and status == WARNED:
         return Phase.CANCELLED
     return Phase.NODE_FAIL if failed in LOST else Phase.FAILED

@@ -115,7 +115,7 @@ class BatchFiles:
         return True
 
     def wish(self, token: str, word: str) -> None:
-        """Tell our program on the node to end its job by ``TERM`` or ``KILL``; no folder: a later life has its place."""
+        """Tell our program on the node to end its job by ``TERM`` or ``KILL``, where the folder is still there."""
         folder = self._launches.folder(token)
         if os.path.isdir(folder):
             _put("%s/wish" % _text(folder), word, 0o644)

@@ -61,6 +61,8 @@ class DrmaaSystem(BatchSystem):
             value = options.get(key)
             if value is not None and (not isinstance(value, str) or not value.isprintable()):
                 raise ConfigError(f"systems.{name}.{key}: {value!r} is no text")
+        if parsed.login is not None:
+            raise ConfigError(f"systems.{name}.host: a DRMAA session is here; the other clusters can be behind SSH")
         library, contact = options.get("library"), options.get("contact") or ""
         if library is not None and not library.startswith("/"):
             raise ConfigError(f"systems.{name}.library: {library!r} is no absolute path")
@@ -163,6 +165,7 @@ class DrmaaSystem(BatchSystem):
 
     def close(self) -> None:
         """Leave the session; jobs go on."""
+        super().close()
         self.desk.close()
 
 

@@ -11,8 +11,6 @@ own exit value is not handed on where Grid Engine would take it for a wish: 99 s
 from __future__ import annotations
 
 import logging
-import os
-import pwd
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -57,7 +55,9 @@ class GridEngineSystem(BatchSystem):
         """``library``: path of its libdrmaa; None: by its commands alone."""
         super().__init__(name=name, spool=spool, options=options)
         self.request = request
-        self.desk = None if library is None else DrmaaDesk(self.spool.path, name, self.commands.env, library=library)
+        # no session behind SSH: there its commands do
+        here = library if options.login is None else None
+        self.desk = None if here is None else DrmaaDesk(self.spool.path, name, self.commands.env, library=here)
         self._sessionless = ""  # why there was no session the last time
         self._stuck: dict[str, Token] = {}  # ids of jobs in an error state -> token
 
@@ -125,7 +125,7 @@ class GridEngineSystem(BatchSystem):
             raise Unanswered(f"qstat gave no list, {error}") from None
 
     def _xml(self, *words: str) -> str:
-        answer = self.commands.ask(["qstat", *words, "-xml", "-u", _user()])
+        answer = self.commands.ask(["qstat", *words, "-xml", "-u", self.commands.user])
         if answer.code:
             raise SystemUnavailable(answer.words)
         try:
@@ -154,7 +154,7 @@ class GridEngineSystem(BatchSystem):
         questions = [id_ for id_ in ids if _ID.fullmatch(id_)] + [name_of(token) for token in tokens]
         if len(questions) > FEW:
             wanted = set(ids), set(tokens)
-            rows = self._qacct("-o", _user(), "-j", "*")
+            rows = self._qacct("-o", self.commands.user, "-j", "*")
             return [row for row in rows if row.token and (row.native in wanted[0] or row.token in wanted[1])]
         return [row for question in questions for row in self._qacct("-j", question) if row.token]
 
@@ -222,6 +222,7 @@ class GridEngineSystem(BatchSystem):
 
     def close(self) -> None:
         """Leave the session; jobs go on."""
+        super().close()
         if self.desk is not None:
             self.desk.close()
 
@@ -239,14 +240,6 @@ def _refusal(answer: Answer) -> SubmitError:
 
 def _refused(message: str) -> SubmitError:
     return SubmitError(failure=SubmitFailure.PERMANENT, message=message)
-
-
-def _user() -> str:
-    """Return the name by which the qmaster knows us."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return os.environ.get("USER") or str(os.getuid())
 
 
 def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:

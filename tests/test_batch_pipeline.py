@@ -26,9 +26,12 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.close()
 
 
-@pytest.mark.parametrize(("kind", "submit", "ask"), [("pbspro", "qsub", "qstat"), ("lsf", "bsub", "bjobs")])
+@pytest.mark.parametrize(
+    ("kind", "submit", "ask"), [("pbspro", "qsub", "qstat"), ("torque", "qsub", "qstat"), ("lsf", "bsub", "bjobs")]
+)
 def test_the_whole_pipeline(kind: str, submit: str, ask: str, site: Site, tmp_path: Path) -> None:
     """The laws hold; a submit that was accepted and never answered, and an outage, cost nothing."""
+    site.adjust(torque="6.1.3" if kind == "torque" else "")
     here = {"kind": kind, "env": dict(site.env), "path": site.path, "limit": 40}
     here |= {"poll_interval": 1, "kill_grace": 0.5, "late": 5, "queries_per_minute": 120}
     config = {"systems": {"main": here}, "limits": {"lease": "5s"}, "spool": str(tmp_path / "spool")}

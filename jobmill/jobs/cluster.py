@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from jobmill.jobs.elsewhere import ElsewhereJob
 
-KINDS = frozenset({"slurm", "pbspro", "lsf", "gridengine", "drmaa"})
+KINDS = frozenset({"slurm", "pbspro", "torque", "lsf", "gridengine", "drmaa"})
 
 
 class ClusterJob(ElsewhereJob):

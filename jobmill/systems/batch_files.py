@@ -61,7 +61,7 @@ class BatchFiles:
         command = " ".join(shlex.quote(word) for word in words)
         deaf = "trap '' USR1\n" if scheduler in SUSPENDS else ""
         script = "#!/bin/sh\n# jobmill %s\n%s%sexec %s\n" % (token, deaf, log, command)
-        _put("%s/script" % folder, script, 0o644)
+        _put("%s/script" % folder, script, 0o755)  # Torque starts it as the shell of its job
         return {"folder": folder, "script": script}
 
     # Looking.

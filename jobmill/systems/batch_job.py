@@ -193,7 +193,10 @@ def _oom_kills() -> int:
 
 
 def main() -> None:
-    """Run as ``batch_job <spool> <token> <scheduler> <variables with the job's id> <library> <grace> <system>``."""
+    """Run as ``batch_job <spool> <token> <scheduler> <variables with the job's id> <library> <grace> <system>``.
+
+    Of several variables, with commas between them, the first one that says something counts.
+    """
     spool, token, scheduler, variable, library, grace, system = sys.argv[1:8]
     known = [os.environ[name] for name in variable.split(",") if os.environ.get(name)]
     native = "%s:%s" % (scheduler, known[0] if known else "?")

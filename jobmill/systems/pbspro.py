@@ -15,32 +15,24 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from jobmill.errors import SystemUnavailable
-from jobmill.systems import launch_token, pbspro_answer
+from jobmill.systems import pbs_words, pbspro_answer
 from jobmill.systems.batch import BatchSystem
 from jobmill.systems.batch_options import BatchOptions
-from jobmill.systems.batch_row import Phase, Row
+from jobmill.systems.batch_row import Row
 from jobmill.systems.command_line import Answer, Unanswered
-from jobmill.systems.pbspro_answer import VARIABLE, number_of
-from jobmill.systems.system import Check, Submission, SubmitError, SubmitFailure, Token
+from jobmill.systems.pbs_words import DOWN, OWN_WORDS, UNKNOWN_ID, VARIABLE, chunks, number_of
+from jobmill.systems.system import Check, Submission, SubmitError, Token
 
-CHUNK = 500  # ids in one command
 FEW = 20  # names that are asked for one by one
 HISTORYLESS = 600.0  # seconds for which a server without history is not asked for it again
-UNKNOWN_ID, FINISHED_ID = 153, 35  # exit codes of qstat: of all it was asked for, or of the last
-_DOWN = re.compile(r"cannot connect to server|Couldn't connect|Connection refused|Unknown Host|pbsconf error", re.I)
-_UNCLEAR = re.compile(r"End of File|Premature end|communication failure|Protocol|timed? ?out|reset by peer", re.I)
-_LIMIT = re.compile(r"would exceed|[Mm]aximum number of jobs|limit on (?:the )?number of jobs", re.I)
-_LATER = re.compile(
-    r"Queue is not enabled|shutting down|No free connections|busy|No space left|Resource temporarily", re.I
-)
+FINISHED_ID = 35  # exit code of qstat: of the last that it was asked for
 _NO_HISTORY = re.compile(r"not configured to maintain job history", re.I)
 _NOT_THERE = re.compile(r"Unknown Job Id|Job has finished", re.I)
-_OWN_WORDS = re.compile(r"\b(?:select|nodes|ncpus|mem)=")  # of resources in native words, beside which ours cannot be
 
 
 class PbsProSystem(BatchSystem):
@@ -68,28 +60,31 @@ class PbsProSystem(BatchSystem):
         try:
             native = [*self.options.native, *shlex.split(it.native or "")]
         except ValueError as error:
-            return _refused(f"job {it.job_id}: native: {error}: {it.native}")
-        words = ["qsub", "-f", "-h", "-r", "n", "-m", "n", "-N", _name(it.token), "-v", f"{VARIABLE}={it.token}"]
+            return pbs_words.refused(f"job {it.job_id}: native: {error}: {it.native}")
+        words = [
+            "qsub",
+            "-f",
+            "-h",
+            "-r",
+            "n",
+            "-m",
+            "n",
+            "-N",
+            pbs_words.name(it.token),
+            "-v",
+            f"{VARIABLE}={it.token}",
+        ]
         words += ["-o", "/dev/null", "-e", "/dev/null"]
-        words += [] if _OWN_WORDS.search(" ".join(native)) else _resources(it)
-        words += ["-l", f"walltime={_walltime(it.walltime)}"] if it.walltime else []
+        words += [] if OWN_WORDS.search(" ".join(native)) else _resources(it)
+        words += ["-l", f"walltime={pbs_words.walltime(it.walltime)}"] if it.walltime else []
         words += ["-q", it.queue] if it.queue else []
         words += ["-A", it.account] if it.account else []
         answer = self.commands.call([*words, *native, "--", "/bin/sh", f"{folder}/script"])
-        if answer.code:
-            return _refusal(answer)
-        lines = answer.out.strip().splitlines()
-        number = number_of(lines[-1]) if lines and answer.out.endswith("\n") else None
-        if number is None:
-            return SubmitError(failure=SubmitFailure.UNCLEAR, message=f"qsub gave no job id: {answer.words}")
-        return number
+        return pbs_words.refusal(answer) if answer.code else pbs_words.told_number(answer)
 
     def free(self, ids: Sequence[str]) -> None:
         """Release held jobs; one that is gone, or was released, does not disturb the others."""
-        for some in _chunks(ids):
-            answer = self.commands.call(["qrls", *some])
-            if answer.code and _DOWN.search(answer.err):
-                raise SystemUnavailable(answer.words)
+        pbs_words.release(self.commands, ids)
 
     def queue(self) -> Sequence[Row]:
         """Ask for the ids of this user's jobs, then for all of them at once; those that ended are not among them."""
@@ -103,7 +98,7 @@ class PbsProSystem(BatchSystem):
         """Look tokens up in the history, by the names of their jobs; ids were asked for with it already."""
         if not tokens:
             return []
-        names = sorted({_name(token) for token in tokens})
+        names = sorted({pbs_words.name(token) for token in tokens})
         questions = [["-N", name] for name in names] if len(names) <= FEW else [[]]
         numbers = [number for words in questions for number in self._select("-x", *words)]
         return list(self._ask(numbers, history=True).values())
@@ -120,7 +115,7 @@ class PbsProSystem(BatchSystem):
     def _ask(self, numbers: Sequence[str], *, history: bool) -> dict[str, Row]:
         """Ask for jobs by one query for many (``-E``: without it the JSON has only the first one)."""
         found: dict[str, Row] = {}
-        for some in _chunks(numbers):
+        for some in chunks(numbers):
             with_history = history and time.monotonic() > self._historyless
             answer = self._qstat(some, with_history)
             if with_history and answer.code == 0 and _NO_HISTORY.search(answer.err):  # it tells nothing at all then
@@ -134,18 +129,11 @@ class PbsProSystem(BatchSystem):
 
     def cancel(self, rows: Sequence[Row], *, force: bool) -> None:
         """Take jobs out of line, and signal what runs: our program on the node hands it on."""
-        running = [row.native for row in rows if row.phase is Phase.RUNNING and row.state == "R"]
-        # a signal does not reach what is suspended, and a job that left for another server is ended through ours
-        waiting = [row.native for row in rows if row.native not in running and row.phase is not Phase.LEAVING]
-        for some in _chunks(waiting):
-            self.commands.call(["qdel", *some])
-        for some in _chunks(running):
-            self.commands.call(["qsig", "-s", "SIGUSR2" if force else "SIGTERM", *some])
+        pbs_words.cancel(self.commands, rows, force=force)
 
     def destroy(self, ids: Sequence[str]) -> None:
         """Have the server end what runs, with our program. Not by force: that tells an end while processes live on."""
-        for some in _chunks(ids):
-            self.commands.call(["qdel", *some])
+        pbs_words.delete(self.commands, ids)
 
     def check_more(self) -> Sequence[Check]:
         """Tell whose commands these are, and whether there is a history: another scheduler's have the same names."""
@@ -168,7 +156,7 @@ class PbsProSystem(BatchSystem):
 def _told(answer: Answer, asked: int) -> Mapping[str, Row]:
     """Return the rows of an answer to a question for so many jobs; raise SystemUnavailable for what is none."""
     gone = answer.code in (UNKNOWN_ID, FINISHED_ID) and _NOT_THERE.search(answer.err) is not None
-    if answer.code and (not gone or _DOWN.search(answer.err)):
+    if answer.code and (not gone or DOWN.search(answer.err)):
         raise SystemUnavailable(answer.words)
     try:
         rows = pbspro_answer.rows(answer.out)
@@ -177,28 +165,6 @@ def _told(answer: Answer, asked: int) -> Mapping[str, Row]:
     if not rows and not gone:  # an unknown job has an exit code of its own
         raise Unanswered(f"qstat told nothing of {asked} jobs: {answer.err.strip() or 'and gave no reason'}")
     return rows
-
-
-def _refusal(answer: Answer) -> SubmitError:
-    if _DOWN.search(answer.err):
-        raise SystemUnavailable(answer.words)
-    for pattern, failure in (
-        (_UNCLEAR, SubmitFailure.UNCLEAR),
-        (_LIMIT, SubmitFailure.LIMIT),
-        (_LATER, SubmitFailure.TRANSIENT),
-    ):
-        if pattern.search(answer.err):
-            return SubmitError(failure=failure, message=answer.words)
-    return _refused(answer.words)
-
-
-def _refused(message: str) -> SubmitError:
-    return SubmitError(failure=SubmitFailure.PERMANENT, message=message)
-
-
-def _name(token: Token) -> str:
-    """Return the job's name: its id. Names of up to 230 letters, digits and ``._-+`` are allowed."""
-    return launch_token.split(token)[1]
 
 
 def _resources(it: Submission) -> list[str]:
@@ -210,14 +176,3 @@ def _resources(it: Submission) -> list[str]:
     chunk += [f"mem={it.memory}mb"] if it.memory else []
     chunk += [f"ngpus={math.ceil(it.gpus / nodes)}"] if it.gpus else []
     return ["-l", f"select={':'.join(chunk)}", *(["-l", "place=scatter"] if nodes > 1 else [])]
-
-
-def _walltime(seconds: float) -> str:
-    """Return whole minutes, rounded up, as HH:MM:SS: our program on the node keeps the second."""
-    minutes = max(1, math.ceil(seconds / 60))
-    return f"{minutes // 60:02}:{minutes % 60:02}:00"
-
-
-def _chunks(items: Sequence[str]) -> Iterator[Sequence[str]]:
-    for start in range(0, len(items), CHUNK):
-        yield items[start : start + CHUNK]

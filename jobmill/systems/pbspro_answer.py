@@ -14,20 +14,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobmill.systems.batch_row import Phase, Row
+from jobmill.systems.pbs_words import VARIABLE, number_of
 from jobmill.systems.pbspro_states import SIGNALLED, phase_of
 
-VARIABLE = "JOBMILL_LAUNCH"  # in Variable_List; not the name by which a launch's processes are found and killed
-ID = re.compile(r"([0-9]{1,18})(?:\.[^\s/\[\]]+)?", re.ASCII)  # 12, 12.server; 12[].server is an array, never ours
 _JOB = re.compile(r'\t\t"([^"]+)":\s*\{')
 _ATTRIBUTE = re.compile(r'\t\t\t"([^"]+)":\s*(.+?),?')
 _TOKEN = re.compile(rf'\t\t\t\t"{VARIABLE}":\s*"([^"\\]*)",?')
 _NUMBER = re.compile(r"-?[0-9]{1,9}", re.ASCII)
-
-
-def number_of(native: str) -> str | None:
-    """Return the number of a job's id, without its server; None for an array, or for what is no id."""
-    found = ID.fullmatch(native.strip())
-    return found[1] if found else None
 
 
 def rows(text: str) -> dict[str, Row]:

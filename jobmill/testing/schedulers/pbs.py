@@ -35,10 +35,13 @@ def full(store: Store, text: str | int) -> str:
 def each(store: Store, command: str, ids: list[str], jobs: dict[str, Job]) -> tuple[list[Job], int, str]:
     """Return the live jobs of these ids, with the exit code and the words for the others."""
     found, code, words = [], 0, ""
+    error = " Error" if store.settings()["torque"] else ""  # Torque's words
     for id_ in ids:
         job = jobs.get(number(id_))
         if job is None:
-            code, words = UNKNOWN, f"{words}{command}: Unknown Job Id {full(store, id_)}\n"
+            code, words = UNKNOWN, f"{words}{command}: Unknown Job Id{error} {full(store, id_)}\n"
+        elif job["state"] == FINISHED and error:
+            code, words = 170, f"{words}{command}: Request invalid for state of job {full(store, id_)}\n"
         elif job["state"] == FINISHED:
             code, words = FINISHED_CODE, f"{words}{command}: Job has finished {full(store, id_)}\n"
         else:

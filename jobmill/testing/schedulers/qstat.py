@@ -1,4 +1,4 @@
-"""The fake `qstat` of PBS Pro: ``-f -F json`` alone, as OpenPBS writes it."""
+"""The fake `qstat` of PBS Pro, ``-f -F json`` alone, as OpenPBS writes it; of Torque where the site says so."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from . import pbs
+from . import pbs, torque
 from .program import Told, run
 from .store import FINISHED, Job, Store
 
 
 def tell(store: Store, words: Sequence[str]) -> Told:
     """Tell of jobs: with ``-E`` of all that are asked for, without it of the first one alone."""
+    if store.settings()["torque"]:
+        return torque.tell(store, words)
     if "--version" in words:
         return Told(0, "pbs_version = 23.06.06\n")
     try:

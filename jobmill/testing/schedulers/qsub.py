@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from . import pbs
+from . import pbs, torque
 from .program import Told, run
 from .store import FINISHED, HELD, QUEUED, Store
 
@@ -36,6 +36,8 @@ KNOWN = frozenset(
 
 def submit(store: Store, words: Sequence[str]) -> Told:
     """Take a job: ``qsub [options] -- command …``, or a script on stdin."""
+    if store.settings()["torque"]:
+        return torque.submit(store, words)
     try:
         options, command = getopt.getopt(list(words), OPTIONS)
     except getopt.GetoptError as error:

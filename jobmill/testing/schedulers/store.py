@@ -28,7 +28,8 @@ SETTINGS: dict[str, Any] = {
     "server": "pbshost",
     "queues": ["workq", "normal"],
     "walltimes": True,  # the scheduler ends what is over its time
-    "plain": False,  # LSF: an old one, whose bjobs knows no -json
+    "plain": False,  # an old one: bjobs knows no -json, Torque's qstat no -x
+    "torque": "",  # PBS: the version of the Torque that it is, in place of PBS Pro
     "faults": {},  # command -> [how, how often]
 }
 HELD, QUEUED, RUNNING, EXITING, FINISHED = "held", "queued", "running", "exiting", "finished"

@@ -12,6 +12,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parent.parent
 FAR_SIDE = (  # every module of `systems` that also runs on hosts with nothing but Python 3.6
     "as_user",
+    "batch_callback",
     "batch_files",
     "batch_job",
     "child_wait",

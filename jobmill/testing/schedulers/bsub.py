@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import sys
 from collections.abc import Sequence
 
@@ -11,7 +12,26 @@ from . import lsf
 from .program import Told, run
 from .store import FINISHED, HELD, QUEUED, Store
 
-WITH_VALUE = ("-J", "-Jd", "-o", "-e", "-n", "-R", "-M", "-W", "-q", "-P", "-gpu", "-cwd", "-sp", "-G", "-b", "-m")
+WITH_VALUE = (
+    "-J",
+    "-Jd",
+    "-o",
+    "-e",
+    "-n",
+    "-R",
+    "-M",
+    "-W",
+    "-q",
+    "-P",
+    "-gpu",
+    "-cwd",
+    "-sp",
+    "-G",
+    "-b",
+    "-m",
+    "-w",
+)
+_CONDITION = re.compile(r"(started|ended)\(([0-9]+)\)")
 ALONE = ("-H", "-rn", "-r", "-x", "-B", "-N")
 
 
@@ -30,6 +50,11 @@ def submit(store: Store, words: Sequence[str]) -> Told:
     user, script = pwd.getpwuid(os.getuid()), store.folder / f"script.{os.getpid()}"
     script.write_text(sys.stdin.read())
     with store.open() as jobs:
+        condition = _CONDITION.fullmatch(given.get("-w", [""])[-1])
+        if "-w" in given and (condition is None or condition[2] not in jobs):
+            return Told(
+                255, "", f"{given['-w'][-1]}: Dependency condition invalid or never satisfied. Job not submitted.\n"
+            )
         if sum(job["owner"] == user.pw_name and job["state"] != FINISHED for job in jobs.values()) >= settings["most"]:
             return Told(255, "", "User: Pending job threshold reached. Job not submitted.\n")
         job = store.add(
@@ -43,6 +68,7 @@ def submit(store: Store, words: Sequence[str]) -> Told:
             slots=int(given.get("-n", ["1"])[-1]),
             walltime=float(given["-W"][-1]) * 60 if "-W" in given else None,
             limit_signal="USR2",
+            waits_for=[condition[1], condition[2]] if condition else None,
             resources={key: values for key, values in given.items() if key not in ("-H", "-rn")},
         )
         job["env"] = os.environ | {  # what bsub has of its own environment goes along

@@ -34,6 +34,7 @@ SETTINGS: dict[str, Any] = {
 }
 HELD, QUEUED, RUNNING, EXITING, FINISHED = "held", "queued", "running", "exiting", "finished"
 Job = dict[str, Any]
+STARTED: list[subprocess.Popen[bytes]] = []  # keepers of ours, where a test looked at its site when there was room
 
 
 class Store:
@@ -93,11 +94,13 @@ class Store:
         settings, now = self.settings(), time.time()
         free = settings["slots"] - sum(job["slots"] for job in jobs.values() if job["state"] in (RUNNING, EXITING))
         for job in jobs.values():
+            if not _satisfied(jobs, job.get("waits_for")):
+                continue
             if job["state"] == QUEUED and job["slots"] <= free and job["released"] + settings["delay"] <= now:
                 free -= job["slots"]
                 job.update(state=RUNNING, started=now)
                 keeper = str(Path(__file__).parent / "launcher.py")
-                subprocess.Popen(
+                keeping = subprocess.Popen(
                     [sys.executable, "-IS", keeper, "keeper", str(self.folder), str(job["id"])],
                     env={"PATH": os.defpath},
                     stdin=subprocess.DEVNULL,
@@ -105,6 +108,7 @@ class Store:
                     stderr=subprocess.DEVNULL,
                     start_new_session=True,
                 )
+                STARTED[:] = [*(it for it in STARTED if it.poll() is None), keeping]
 
     def kill_file(self, number: int) -> Path:
         """Return the file by which a job's keeper is told to end it."""
@@ -121,6 +125,15 @@ class Store:
         own = self.folder / f".{name}.{os.getpid()}"
         own.write_text(json.dumps(value))
         own.replace(self.folder / name)
+
+
+def _satisfied(jobs: dict[str, Job], condition: list[str] | None) -> bool:
+    """Tell whether what a job waits for has come: that another started, or ended. What is forgotten has ended."""
+    if condition is None:
+        return True
+    word, number = condition
+    other = jobs[number]["state"] if number in jobs else FINISHED
+    return other == FINISHED or (word == "started" and other in (RUNNING, EXITING))
 
 
 def stop(store: Store, job: Job, by: str) -> None:

@@ -33,11 +33,12 @@ format: $(VENV)/.developed ## Put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-servers: $(VENV)/.developed ## Provide Valkey, Redis 7, Redis 6.2, docker, podman, Slurm and Grid Engine for the tests
+servers: $(VENV)/.developed ## Provide Valkey, Redis, docker, podman, Slurm and Grid Engine for the tests
 	@$(BIN)/python tests/servers.py
 	@$(BIN)/python tests/engines.py
 	@$(BIN)/python tests/slurm_farm.py
 	@$(BIN)/python tests/grid_farm.py
+	@$(BIN)/python tests/slurm_torque.py
 
 bench: $(VENV)/.installed ## Measure all that docs/performance.md shows, long (BENCH=latency ARGS="--jobs 50")
 	@set -o pipefail; mkdir -p docs/performance; for name in $(BENCH); do \

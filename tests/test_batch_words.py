@@ -18,7 +18,7 @@ from jobmill.systems import registry
 from jobmill.systems.system import Submission
 
 GOLDEN = Path(__file__).parent / "golden"
-KINDS = {"slurm": "sbatch", "pbspro": "qsub", "lsf": "bsub"}
+KINDS = {"slurm": "sbatch", "pbspro": "qsub", "torque": "qsub", "lsf": "bsub"}
 FULL: dict[str, Any] = {"cpus": 3, "memory": 1500, "gpus": 2, "nodes": 2, "tasks": 4}
 FULL |= {"queue": "long", "account": "proj7", "walltime": 61.5, "native": '-l "a b"'}
 JOBS: dict[str, dict[str, Any]] = {
@@ -32,6 +32,12 @@ JOBS: dict[str, dict[str, Any]] = {
 }
 
 
+def versions(folder: Path) -> None:
+    """Write a qstat that says of which Torque it is: its qsub is told other words than Slurm's."""
+    (folder / "qstat").write_text("#!/bin/sh\necho Version: 6.1.3 >&2\n")
+    (folder / "qstat").chmod(0o755)
+
+
 def told(kind: str, folder: Path) -> str:
     """Return what the submit command gets for each job, with the paths of this run taken out."""
     shim, log = folder / KINDS[kind], folder / "log"
@@ -40,6 +46,7 @@ def told(kind: str, folder: Path) -> str:
         f"open({str(log)!r}, 'a').write(shlex.join(sys.argv[1:]) + '\\n' + sys.stdin.read())\nsys.exit('refused')\n"
     )
     shim.chmod(0o755)
+    versions(folder)
     options = {"path": f"{folder}:/usr/bin:/bin", "native": ["--site", "x"]}
     system: Any = registry.system_class(kind).build("here", options, folder / "spool")
     parts = []
@@ -66,6 +73,7 @@ def test_no_word_of_a_job_is_read_by_a_shell(kind: str, tmp_path: Path) -> None:
     shim, log = tmp_path / KINDS[kind], tmp_path / "log"
     shim.write_text(f"#!{sys.executable} -S\nimport sys\nopen({str(log)!r}, 'w').write(repr(sys.argv))\nsys.exit(1)\n")
     shim.chmod(0o755)
+    versions(tmp_path)
     system = registry.system_class(kind).build("here", {"path": f"{tmp_path}:/usr/bin:/bin"}, tmp_path / "spool")
     fields = {"queue": evil, "account": evil, "native": shlex.quote(evil)}
     system.submit([Submission(token="rec.1:job:1", job_id="job", run=1, argv=("true",), **fields)])

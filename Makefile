@@ -33,12 +33,13 @@ format: $(VENV)/.developed ## Put the code into the one format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-servers: $(VENV)/.developed ## Provide Valkey, Redis, docker, podman, Slurm and Grid Engine for the tests
+servers: $(VENV)/.developed ## Provide Valkey, Redis, docker, podman, Slurm, Grid Engine and mpirun for the tests
 	@$(BIN)/python tests/servers.py
 	@$(BIN)/python tests/engines.py
 	@$(BIN)/python tests/slurm_farm.py
 	@$(BIN)/python tests/grid_farm.py
 	@$(BIN)/python tests/slurm_torque.py
+	@$(BIN)/python tests/mpi_ranks.py
 
 bench: $(VENV)/.installed ## Measure all that docs/performance.md shows, long (BENCH=latency ARGS="--jobs 50")
 	@set -o pipefail; mkdir -p docs/performance; for name in $(BENCH); do \

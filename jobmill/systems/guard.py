@@ -46,6 +46,7 @@ class Guard:
             self.watch.steps()
             if self.again is not None and time.monotonic() >= self.again:
                 self.start_runner()
+            self.idle()
             busy = self.watch.running or self.watch.lingering
             if not busy and self.old:
                 self._drop_old()
@@ -88,8 +89,8 @@ class Guard:
         if self.epoch:
             self.emit(b"restarted %d\n" % self.epoch)
         guard = os.getpid()
-        arguments = [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("runner"), self.root, "runner"]
-        arguments += [os.fsdecode(self.spool), name, str(self.table[1]), str(self.epoch), repr(self.grace), str(guard)]
+        arguments = [*self.words(), os.fsdecode(self.spool), name]
+        arguments += [str(self.table[1]), str(self.epoch), repr(self.grace), str(guard), *self.more_words()]
         pid = os.fork()
         if pid == 0:
             try:
@@ -99,6 +100,17 @@ class Guard:
                 os._exit(127)
         self.runner, self.born = pid, time.monotonic()
         self.watch.spare = (pid,)
+
+    def words(self) -> "list[str]":
+        """Return what starts the runner, up to its arguments."""
+        return [sys.executable, "-I", "-S", "-c", BOOTSTRAP.format("runner"), self.root, "runner"]
+
+    def more_words(self) -> "list[str]":
+        """Return the arguments that the runner has beyond any runner's."""
+        return []
+
+    def idle(self) -> None:
+        """Do what is due by the clock alone; called at each turn."""
 
     def inherit(self, runner: int) -> None:
         """Take over what the dead runner had started, and end what it provably had not."""

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from tokens import RECORD
@@ -18,7 +18,6 @@ from jobmill.systems.lsf import LsfSystem
 from jobmill.systems.lsf_answer import DELIMITER, FIELDS, HEADER
 from jobmill.systems.lsf_states import phase_of
 from jobmill.systems.system import (
-    ExecutionSystem,
     ExitInfo,
     ExitStatus,
     Launch,
@@ -28,7 +27,6 @@ from jobmill.systems.system import (
     SubmitError,
     SubmitFailure,
 )
-from jobmill.testing import Conformance
 from jobmill.testing.schedulers.site import Site
 
 pytestmark = pytest.mark.timeout(120)
@@ -37,38 +35,6 @@ pytestmark = pytest.mark.timeout(120)
 def system(site: Site, spool: Path, **options: Any) -> LsfSystem:
     values = {"env": site.env, "path": site.path, "poll_interval": 1, "kill_grace": 0.5, "late": 3, **options}
     return LsfSystem.build("lsf", values, spool)
-
-
-class TestConformance(Conformance):
-    """One node, an LSF that answers in JSON."""
-
-    quiet = 1.5
-    patience = 60.0
-    many: ClassVar[int] = 30
-    settings: ClassVar[dict[str, Any]] = {}
-    site: Site
-
-    @pytest.fixture(autouse=True)
-    def _site(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr("jobmill.systems.batch.PATIENCE", 60.0)  # each fake command is a Python to be started
-        self.site = Site(tmp_path / "lsf", **self.settings)
-        yield
-        self.site.close()
-
-    def make(self, spool: Path) -> ExecutionSystem:
-        return system(self.site, spool)
-
-    def make_absent(self, spool: Path) -> ExecutionSystem:
-        down = Site(spool / "down")
-        for command in ("bsub", "bjobs", "bkill", "bresume"):
-            down.fault(command, "down")
-        return system(down, spool)
-
-
-class TestConformanceOfAnOldOne(TestConformance):
-    """An LSF that knows no -json, and forgets a job when it ends: our records alone tell."""
-
-    settings: ClassVar[dict[str, Any]] = {"plain": True, "history": 0.0}
 
 
 class Bench:

@@ -6,7 +6,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from tokens import RECORD
@@ -17,7 +17,6 @@ from jobmill.systems.batch_row import Phase
 from jobmill.systems.pbspro import PbsProSystem
 from jobmill.systems.pbspro_states import phase_of
 from jobmill.systems.system import (
-    ExecutionSystem,
     ExitInfo,
     ExitStatus,
     Launch,
@@ -27,7 +26,6 @@ from jobmill.systems.system import (
     SubmitError,
     SubmitFailure,
 )
-from jobmill.testing import Conformance
 from jobmill.testing.schedulers.site import Site
 
 pytestmark = pytest.mark.timeout(120)
@@ -37,42 +35,6 @@ RECORDED = Path(__file__).parent / "recorded" / "openpbs-23.06"
 def system(site: Site, spool: Path, **options: Any) -> PbsProSystem:
     values = {"env": site.env, "path": site.path, "poll_interval": 1, "kill_grace": 0.5, "late": 3, **options}
     return PbsProSystem.build("pbs", values, spool)
-
-
-class TestConformance(Conformance):
-    """One node, with history."""
-
-    quiet = 1.5
-    patience = 60.0
-    many: ClassVar[int] = 30
-    site: Site
-
-    @pytest.fixture(autouse=True)
-    def _site(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr("jobmill.systems.batch.PATIENCE", 60.0)  # each fake command is a Python to be started
-        self.site = Site(tmp_path / "pbs")
-        yield
-        self.site.close()
-
-    def make(self, spool: Path) -> ExecutionSystem:
-        return system(self.site, spool)
-
-    def make_absent(self, spool: Path) -> ExecutionSystem:
-        down = Site(spool / "down")
-        for command in ("qsub", "qstat", "qselect", "qdel", "qrls", "qsig"):
-            down.fault(command, "down")
-        return system(down, spool)
-
-
-class TestConformanceWithoutHistory(TestConformance):
-    """A server that forgets a job when it ends: our records alone tell."""
-
-    @pytest.fixture(autouse=True)
-    def _site(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr("jobmill.systems.batch.PATIENCE", 60.0)  # each fake command is a Python to be started
-        self.site = Site(tmp_path / "pbs", history=0)
-        yield
-        self.site.close()
 
 
 class Bench:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 from tokens import RECORD
@@ -14,7 +14,6 @@ from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.systems import torque_answer
 from jobmill.systems.batch_row import Phase
 from jobmill.systems.system import (
-    ExecutionSystem,
     ExitInfo,
     ExitStatus,
     Launch,
@@ -26,7 +25,6 @@ from jobmill.systems.system import (
 )
 from jobmill.systems.torque import TorqueSystem
 from jobmill.systems.torque_states import phase_of
-from jobmill.testing import Conformance
 from jobmill.testing.schedulers.site import Site
 
 pytestmark = pytest.mark.timeout(120)
@@ -36,38 +34,6 @@ VERSION = "6.1.3"
 def system(site: Site, spool: Path, **options: Any) -> TorqueSystem:
     values = {"env": site.env, "path": site.path, "poll_interval": 1, "kill_grace": 0.5, "late": 3, **options}
     return TorqueSystem.build("torque", values, spool)
-
-
-class TestConformance(Conformance):
-    """One node, a server that keeps completed jobs for an hour."""
-
-    quiet = 1.5
-    patience = 60.0
-    many: ClassVar[int] = 30
-    settings: ClassVar[dict[str, Any]] = {}
-    site: Site
-
-    @pytest.fixture(autouse=True)
-    def _site(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-        monkeypatch.setattr("jobmill.systems.batch.PATIENCE", 60.0)  # each fake command is a Python to be started
-        self.site = Site(tmp_path / "pbs", torque=VERSION, **self.settings)
-        yield
-        self.site.close()
-
-    def make(self, spool: Path) -> ExecutionSystem:
-        return system(self.site, spool)
-
-    def make_absent(self, spool: Path) -> ExecutionSystem:
-        down = Site(spool / "down", torque=VERSION)
-        for command in ("qsub", "qstat", "qdel", "qrls", "qsig"):
-            down.fault(command, "down")
-        return system(down, spool)
-
-
-class TestConformanceOfAnOldOne(TestConformance):
-    """A Torque without XML, which forgets a job when it ends: our records alone tell."""
-
-    settings: ClassVar[dict[str, Any]] = {"plain": True, "history": 0.0}
 
 
 class Bench:

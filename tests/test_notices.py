@@ -116,6 +116,25 @@ def test_an_end_that_is_not_done_has_the_cluster_asked_soon_and_once(world: Worl
     assert not poller._hurry  # the same notice again is no news
 
 
+def test_an_end_that_the_cluster_has_not_noted_is_asked_about_again_soon(world: World, board: Board) -> None:
+    """Its record is there, and the cluster still says that it runs: the pace of polls does not grow over it."""
+    (poller,) = world.fetcher._pollers
+    handle = world.facts("a")["handle"]
+    board.told[handle] = Notice.ENDED
+    for _ in range(4):
+        poller._at, poller._held = 0.0, "0"
+        world.redis.zadd("Polls", {"fake": 0})
+        world.poll()
+        assert world.state("a")[0] == "running" and poller._hurry
+        assert polls.due(world.record)["fake"] - server_time(world.record) < 5.1
+    assert violations(world.redis) == []
+    world.cluster.kill([handle], 9)
+    poller._at, poller._held = 0.0, "0"
+    world.redis.zadd("Polls", {"fake": 0})
+    world.poll()
+    assert world.state("a")[0] == "failed" and not poller._hurry
+
+
 def test_a_wish_goes_first(world: World, board: Board) -> None:
     handle = world.facts("a")["handle"]
     board.records[handle] = RIGHT

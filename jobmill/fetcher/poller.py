@@ -125,6 +125,7 @@ class Poller:
             self._in_hand = False
             self._pace.last = now
             self._at = now + max(SOON, end.value)
+            self._reschedule(now)
             if self._failed:  # another fetcher may reach it: it is first at the next poll
                 self._failed, self._held = False, ""
                 self._at += PATIENCE + LOOK
@@ -188,10 +189,14 @@ class Poller:
             gone = self._compare(answer)
             silent = self._silent(gone, answer)
             yield len(answer) // QUICK
-            missing = yield from self._collect(gone, plain)
+            told = list(dict.fromkeys(self._ended()).keys() - set(gone))  # their system has not taken note of it yet
+            missing = yield from self._collect([*gone, *told], plain)
         except SystemUnavailable:
             self._failed = True
             return max(1.2 * self._endpoints.pause(system.name), min(system.poll_interval, OUTAGE))
+        if told:
+            missing = list(dict.fromkeys(missing).keys() - set(told))
+            self._hurry = any(h in self._known for h in told)
         if self._doubtful(missing):
             return min(system.poll_interval, OUTAGE)
         self._looks = answer
@@ -209,6 +214,10 @@ class Poller:
             self._strange(system.name, again)
         self._strangers = strangers
         return self._pace.polled(self._clock() - began, news=silent)
+
+    def _ended(self) -> list[Handle]:
+        """Return what is known and has told that it ended."""
+        return [self._tokens[t] for t, word in self._told.items() if word is not Notice.STARTED and t in self._tokens]
 
     def _silent(self, gone: Sequence[Handle], answer: Mapping[Handle, Observation]) -> bool:
         """Tell whether the answer has news that launches did not tell themselves, some stragglers aside."""

@@ -46,6 +46,7 @@ logger = logging.getLogger("jobmill")
 
 PATIENCE = 4.0  # seconds after which a submit sends no more: a worker that is silent for ten counts as dead
 FIRM = 5.0  # seconds after which the scheduler is to end what our program on the node has not ended
+FRESH = 1.0  # seconds for which a survey's word of what lives is taken for that of now
 KILL_LOOK = 0.3  # seconds between looks at what is being cancelled
 _HANDLE = re.compile(rf"[^\s/]{{1,80}}/{TOKEN.pattern}", re.ASCII)
 ABSENT = Observation(state=NativeState.ABSENT, reason="the scheduler knows no such job, and it left no exit record")
@@ -82,6 +83,7 @@ class BatchSystem(ExecutionSystem):
         self.absence_grace = 2 * options.late + 10  # type: ignore[misc]
         self._tidied = False
         self._rows: dict[str, Row] = {}  # by id, of the last survey: what it told of an end needs no second query
+        self._surveyed = 0.0  # when that was (monotonic): what it told of others is true for a moment
         self._unrecorded: dict[Handle, float] = {}  # ended by the books, without a record; since when (monotonic)
         self._pressed: dict[Handle, float] = {}  # since when it is to be ended by force (monotonic)
         self._seen: dict[tuple[Phase, str, str, str, str | None], Observation] = {}  # the same look is the same object
@@ -203,7 +205,7 @@ class BatchSystem(ExecutionSystem):
         """Tell of all jobs of this record by one query."""
         self.spool.open(record)
         rows = self.queue()
-        self._rows = {row.native: row for row in rows}
+        self._rows, self._surveyed = {row.native: row for row in rows}, time.monotonic()
         ours = _tokens_of(record)
         steps = self._steps(rows := [row for row in rows if row.token.startswith(ours)])
         return {f"{row.native}/{row.token}": self._observed(row, steps) for row in rows}
@@ -300,17 +302,18 @@ class BatchSystem(ExecutionSystem):
         """Return certain ends: a record with what the books say; in time, where there is none, the books alone."""
         own = _own(handles)
         rows: dict[Handle, Row] = {}
+        now = time.monotonic()
+        fresh = now - self._surveyed < FRESH
         for handle in own:
             native, token = _parts(handle)
             row = self._rows.get(native)
-            if row is not None and row.token == token and row.phase.ended:
+            if row is not None and row.token == token and (fresh or row.phase.ended):
                 rows[handle] = row
         asked = [handle for handle in own if handle not in rows]
         rows.update(self._found(asked))
         found: dict[Handle, ExitInfo] = {}
         records = self.spool.records([_parts(handle)[1] for handle in own])
         hastened = self.spool.hastened(records) if self.books_late else ()
-        now = time.monotonic()
         for handle in own:
             row, token = rows.get(handle), _parts(handle)[1]
             record = records.get(token)

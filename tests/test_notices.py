@@ -14,6 +14,7 @@ from conftest import Server
 from fakeworld import World
 from laws import violations
 
+from jobmill.errors import SystemUnavailable
 from jobmill.fetcher import poller as poller_file
 from jobmill.ledger import polls, queries
 from jobmill.ledger.membership import server_time
@@ -203,6 +204,48 @@ def test_a_spent_budget_makes_polls_wait_but_no_wish(
     world.client.cancel(["a"])
     world.until(lambda: world.ended("a"))
     assert world.state("a")[0] == "cancelled"
+
+
+def test_notices_that_cannot_be_read_are_an_outage_of_nobody_else(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind SSH they are asked for over the line: a poll goes on without, and the survey says what is wrong."""
+
+    def away(_self: FakeSystem) -> Mapping[Token, Notice]:
+        raise SystemUnavailable("login: the connection was lost")
+
+    monkeypatch.setattr(FakeSystem, "notices", away)
+    (poller,) = world.fetcher._pollers
+    for _ in range(2):
+        poller._at = 0.0
+        world.redis.zadd("Polls", {"fake": 0})
+        poller._held = "0"
+        world.poll()
+    assert board.asked["survey"] == 2
+    world.cluster.kill([world.facts("b")["handle"]], 9)
+    poller._at, poller._held = 0.0, "0"
+    world.redis.zadd("Polls", {"fake": 0})
+    world.poll()
+    assert world.state("b")[0] == "failed"
+
+
+def test_a_record_that_could_not_be_fetched_is_asked_for_at_the_next_look(
+    world: World, board: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(_self: FakeSystem, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
+        raise SystemUnavailable("login: the connection was lost")
+
+    handle = world.facts("a")["handle"]
+    board.records[handle] = RIGHT
+    board.told[handle] = Notice.DONE
+    with monkeypatch.context() as out:
+        out.setattr(FakeSystem, "done", away)
+        glance(world)
+    assert world.state("a")[0] == "running"
+    (poller,) = world.fetcher._pollers
+    poller._glance_at = 0.0
+    glance(world)
+    assert world.state("a")[0] == "done" and not board.asked
 
 
 # The count of queries.

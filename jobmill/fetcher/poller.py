@@ -179,7 +179,8 @@ class Poller:
         began, system = self._clock(), self._system
         plain = yield from self._read()
         if system.notifies:
-            yield from self._take_notices()
+            with contextlib.suppress(SystemUnavailable):  # they are advice: the survey says what is wrong
+                yield from self._take_notices()
         self._fresh = self._hurry = False
         identity = self._record.identity()
         try:
@@ -231,7 +232,9 @@ class Poller:
                     return True
                 if look.state is NativeState.RUNNING and self._known[handle].state == "submitted":
                     news.append(handle)
-        told = self._system.notices() if news else {}
+        told: Mapping[Token, Notice] = {}
+        with contextlib.suppress(SystemUnavailable):  # the answer stands without them
+            told = self._system.notices() if news else {}
         return sum(_token(h) not in told for h in news) * 10 > len(news)
 
     def _glance(self) -> Pieces:
@@ -254,7 +257,6 @@ class Poller:
         now = self._clock()
         strange = {t: self._unknown.get(t, now) for t in news if t not in self._tokens}
         self._unknown = {t: since for t, since in strange.items() if now - since < STRANGE}
-        self._told = {token: word for token, word in told.items() if token not in self._unknown}
         of = {word: [self._tokens[t] for t, it in news.items() if it is word and t in self._tokens] for word in Notice}
         for some in batches([h for h in of[Notice.STARTED] if self._known[h].state == "submitted"]):
             self._note(some, dict.fromkeys(some, RUNS))
@@ -265,6 +267,8 @@ class Poller:
             self._hurry = self._hurry or len(exits) < len(some)
             self._finish([(h, exits[h]) for h in some if h in exits])
             yield len(some)
+        # last: what could not be dealt with is news again
+        self._told = {token: word for token, word in told.items() if token not in self._unknown}
 
     def _read(self) -> Generator[int, None, dict[Handle, Left]]:
         """Read on what was left to this poll; return what needs no second look at the record when it has ended."""

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from jobmill.errors import ConfigError
 from jobmill.systems import registry
-from jobmill.systems.system import Submission
+from jobmill.systems.system import Submission, SubmitError, SubmitFailure
 
 GOLDEN = Path(__file__).parent / "golden"
 KINDS = {"slurm": "sbatch", "pbspro": "qsub", "torque": "qsub", "lsf": "bsub"}
@@ -78,6 +79,56 @@ def test_no_word_of_a_job_is_read_by_a_shell(kind: str, tmp_path: Path) -> None:
     fields = {"queue": evil, "account": evil, "native": shlex.quote(evil)}
     system.submit([Submission(token="rec.1:job:1", job_id="job", run=1, argv=("true",), **fields)])
     assert log.read_text().count("`id`") == 3
+
+
+LOSING = {
+    "slurm": ["-J x", "-Jx", "--job-name=x", "--job-name x", "--array=1-3", "--arr 1", "--wrap=id", "-M other"],
+    "pbspro": ["-v A=1", "-vA=1", "-J 1-3"],
+    "torque": ["-v A=1", "-vA=1", "-t 1-3", "-N x"],
+    "gridengine": ["-N x", "-t 1-3"],
+    "lsf": ["-Jd x", "-J x[1-3]"],
+}
+
+
+@pytest.mark.parametrize(("kind", "native"), [(kind, it) for kind, some in LOSING.items() for it in some])
+def test_words_by_which_a_job_would_be_lost_are_refused(kind: str, native: str, tmp_path: Path) -> None:
+    """They replace what bears the token (PBS takes the last `-v` alone): held for ever, and told to be lost."""
+    system = registry.system_class(kind).build("here", {"path": str(tmp_path)}, tmp_path / "spool")
+    it = Submission(token="rec.1:job:1", job_id="job", run=1, argv=("true",), native=f"--site x {native}")
+    (answer,) = system.submit([it])
+    assert isinstance(answer, SubmitError) and answer.failure is SubmitFailure.PERMANENT, answer
+    assert "leave it out, and " in answer.message
+    with pytest.raises(ConfigError, match="leave it out"):
+        registry.system_class(kind).build("here", {"native": shlex.split(native)}, tmp_path / "spool")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_words_that_no_command_can_have_stop_nobody_else(kind: str, tmp_path: Path) -> None:
+    """Such a command is not started at all, which looks as if the scheduler were away: for all jobs, for ever."""
+    shim = tmp_path / KINDS[kind]
+    shim.write_text("#!/bin/sh\nexit 1\n")
+    shim.chmod(0o755)
+    versions(tmp_path)
+    system = registry.system_class(kind).build("here", {"path": f"{tmp_path}:/usr/bin:/bin"}, tmp_path / "spool")
+    token = "rec.1:job:1"
+    it = Submission(token=token, job_id="job", run=1, argv=("true",), native="-l " + "x" * 200_000)
+    (answer,) = system.submit([it])
+    assert isinstance(answer, SubmitError) and answer.failure is SubmitFailure.PERMANENT, answer
+    assert len(answer.message) < 1000
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "gridengine"])
+def test_an_id_that_a_job_wrote_into_a_marker_releases_nothing(kind: str, tmp_path: Path) -> None:
+    """Jobs of one user can write to each other's run folders: 0 is all jobs to LSF, Grid Engine takes patterns."""
+    log = tmp_path / "log"
+    for name in ("scontrol", "qrls", "bresume"):
+        (tmp_path / name).write_text(f'#!/bin/sh\necho "$0 $@" >> {log}\n')
+        (tmp_path / name).chmod(0o755)
+    system = registry.system_class(kind).build("here", {"path": f"{tmp_path}:/usr/bin:/bin"}, tmp_path / "spool")
+    system.release([f"{native}/rec.1:job:1" for native in ("0", "*", "?", "-u", "all")])
+    assert not log.exists(), log.read_text()
+    system.release(["17/rec.1:job:1"])
+    assert "17" in log.read_text()
 
 
 if __name__ == "__main__":

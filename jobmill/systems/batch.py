@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import shlex
 import time
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from jobmill.errors import StageFailed, SystemUnavailable
-from jobmill.systems import batch_end, batch_script, batch_way, notices, run_folder
+from jobmill.systems import batch_end, batch_script, batch_way, native_words, notices, run_folder
 from jobmill.systems.batch_options import BatchOptions
 from jobmill.systems.batch_row import Phase, Row
 from jobmill.systems.command_line import Unanswered
@@ -66,6 +67,7 @@ class BatchSystem(ExecutionSystem):
     surveys: ClassVar[bool] = True
     notifies: ClassVar[bool] = True
     id_variable: ClassVar[str]  # in which the scheduler tells a job its id
+    id_form: ClassVar[re.Pattern[str]] = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # of an id of one job
     keeps_words: ClassVar[bool] = True  # it writes what a node says into a file that we name, else the script does
     books_late: ClassVar[float] = 0.0  # seconds that an end may need from the queue into the books; 0: it lacks nowhere
 
@@ -153,6 +155,12 @@ class BatchSystem(ExecutionSystem):
         name = next((name for name in it.files if name in batch_script.FILES), None)
         if name is not None:
             return f"job {it.job_id}: {name!r} is a file of the batch job itself in the run folder"
+        native = it.native or ""
+        if len(native.encode("utf-8", "surrogateescape")) > native_words.MOST:
+            return f"job {it.job_id}: its native words have more than {native_words.MOST} bytes"
+        with contextlib.suppress(ValueError):  # quotes that do not close: `send` says so
+            if (wrong := native_words.forbidden(self.kind, shlex.split(native))) is not None:
+                return f"job {it.job_id}: {wrong}"
         return None
 
     def _submit(self, it: Submission) -> Handle | SubmitError:
@@ -195,7 +203,8 @@ class BatchSystem(ExecutionSystem):
 
     def release(self, handles: Sequence[Handle]) -> None:
         """Let held jobs line up."""
-        ids = [_parts(handle)[0] for handle in _own(handles)]
+        # an id may come from a marker, to which other jobs can write: some words there stand for all jobs
+        ids = [native for handle in _own(handles) if self.id_form.fullmatch(native := _parts(handle)[0])]
         if ids:
             self.free(ids)
 

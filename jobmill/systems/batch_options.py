@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from jobmill.errors import ConfigError, nearest
+from jobmill.systems import native_words
 from jobmill.systems.container_template import ContainerTemplate
 
 # of the connection to a login node, as the `ssh` kind has them (`ssh_host.OPTIONS`, which needs paramiko)
@@ -73,6 +74,8 @@ class BatchOptions:
         if (words := options.get("native")) is not None:
             if not isinstance(words, list | tuple) or not all(isinstance(it, str) and it for it in words):
                 raise ConfigError(f"{where}.native: write a list of words, as [--exclusive]")
+            if (wrong := native_words.forbidden(kind, words)) is not None:
+                raise ConfigError(f"{where}.native: {wrong}")
             values["native"] = tuple(words)
         if options.get("container") is not None:
             values["container"] = ContainerTemplate.of(where, options["container"])

@@ -10,6 +10,7 @@ it is held, and its marker is taken. What ends is told by our own record, then b
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ class DrmaaSystem(BatchSystem):
     kind: ClassVar[str] = "drmaa"
     surveys: ClassVar[bool] = False
     id_variable: ClassVar[str] = "JOB_ID,PBS_JOBID,SLURM_JOB_ID,LSB_JOBID"  # the first that is set
+    id_form: ClassVar[re.Pattern[str]] = re.compile(r"(?!DRMAA_)[A-Za-z0-9]\S*")  # DRMAA_JOB_IDS_…: all of a session
     books_late: ClassVar[float] = 10.0  # a session hears of ends once a second, from a scheduler that takes its time
 
     def __init__(

@@ -183,6 +183,13 @@ def test_ends(text: str, value: int | None, number: int | None, either: Bench) -
     assert either.system.exit_info([handle])[handle] == end, "what is told of an end is told again"
 
 
+def test_a_success_that_is_to_be_confirmed_has_the_books_asked(plain: Bench) -> None:
+    plain.system = system(plain.cell, plain.spool, late=3, drmaa=False, confirm=True)
+    (handle,) = plain.launch(plain.job("a", "true"))
+    end = plain.end(handle)
+    assert end.regular and "gridengine says done" in (end.evidence or ""), end
+
+
 def test_many_ends_in_one_question(plain: Bench) -> None:
     handles = plain.launch(*(plain.job(f"j{n}", f"exit {n}") for n in range(12)))
     ends = [plain.end(handle) for handle in handles]

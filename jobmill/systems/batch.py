@@ -339,7 +339,8 @@ class BatchSystem(ExecutionSystem):
     def _certain(self, handle: Handle, row: Row | None, hastened: bool, now: float) -> bool:
         """Tell whether an end with a record needs no other word: of what was not hastened the record tells all."""
         if row is None:
-            return not hastened or self._waited(handle, now, self.books_late)
+            asked = hastened or self.options.confirm
+            return not asked or self._waited(handle, now, self.books_late)
         return row.phase.ended or self._waited(handle, now)
 
     def _doubtful(self, handles: Sequence[Handle]) -> Sequence[Handle]:
@@ -347,7 +348,7 @@ class BatchSystem(ExecutionSystem):
 
         So what is told of an end does not depend on when it is asked for.
         """
-        if not handles or not self.books_late:
+        if not handles or not self.books_late or self.options.confirm:
             return handles
         records = self.spool.records([_parts(handle)[1] for handle in handles])
         hastened = self.spool.hastened(records)

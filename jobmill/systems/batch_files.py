@@ -118,7 +118,10 @@ class BatchFiles:
         """Tell our program on the node to end its job by ``TERM`` or ``KILL``, where the folder is still there."""
         folder = self._launches.folder(token)
         if os.path.isdir(folder):
-            _put("%s/wish" % _text(folder), word, 0o644)
+            try:
+                _put("%s/wish" % _text(folder), word, 0o644)
+            except (IsADirectoryError, PermissionError):
+                pass  # its job keeps us from it: the scheduler ends it by force
 
     def settle(self, token: str) -> "list[str]":
         """Seal a launch that nobody knows of; return a word, and who took its marker where somebody has."""

@@ -17,12 +17,14 @@ import errno
 import fcntl
 import json
 import os
+import stat
 import time
 
 from jobmill.systems import launch_token, process_tree
 
 RESERVED = frozenset(("run", "stdout", "stderr", "error", "return.json", "spawned", "switch", ".", ".."))
 FETCHED = "fetched"  # a file in a run folder at a far host: nobody needs it there any more
+MOST = 1 << 22  # bytes of a `run` file: what is longer none of ours wrote
 HOST = os.uname()[1]
 BOOT = process_tree.boot_id()
 NAMESPACE = process_tree.pid_namespace()
@@ -102,13 +104,19 @@ def header(token: str, guard: str) -> bytes:
 
 
 def read(folder: bytes) -> "Run | None":
-    """Return the `Run` of a folder, None when there is no `run` file; raise OSError when it cannot be read."""
+    """Return the `Run` of a folder, None when there is no `run` file; raise OSError when it cannot be read.
+
+    A job may have put a pipe, a device or a file without end in its place: nothing is waited for, nor read whole.
+    """
     path = os.path.join(folder, b"run")
     try:
-        fd = os.open(path, os.O_RDONLY)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
     try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode) or found.st_size > MOST:
+            raise OSError(errno.EINVAL, "is no marker: its job has put something else in its place", path)
         parts: "list[bytes]" = []
         while True:
             part = os.read(fd, 65536)
@@ -201,7 +209,7 @@ def receive(folder: bytes, staged: bytes) -> None:
 def reopen(folder: bytes) -> int:
     """Return a descriptor that appends to an existing `run` file."""
     path = os.path.join(folder, b"run")
-    return os.open(path, os.O_WRONLY | os.O_APPEND)
+    return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)  # a pipe in its place is not waited for
 
 
 def write(fd: int, data: bytes) -> None:

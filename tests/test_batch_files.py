@@ -1,0 +1,68 @@
+"""What a job can do to whoever looks after it, by what it writes into its own run folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from jobmill.systems.batch_files import BatchFiles
+
+pytestmark = pytest.mark.timeout(20)
+TOKEN = "rec.1:job:1"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> BatchFiles:
+    made = BatchFiles(os.fsencode(tmp_path), "here")
+    made.write(TOKEN, "{}\n", ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"], "/lib", False)
+    return made
+
+
+def _pipe(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def _zeros(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+def _huge(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+def _folder(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize("make", [_pipe, _zeros, _huge, _folder])
+def test_a_marker_that_is_no_plain_file_holds_nobody_up(
+    make: Callable[[Path], None], files: BatchFiles, tmp_path: Path
+) -> None:
+    """It would wait for the pipe's writer, or read until the memory is full: the fetcher, and so all jobs of all."""
+    make(tmp_path / "jobs/job/run.1/run")
+    assert files.records([TOKEN]) == {}
+    assert files.began(TOKEN)
+    assert files.settle(TOKEN) == ["unknown", ""]
+    assert not files.gone(TOKEN)
+
+
+@pytest.mark.parametrize("make", [_pipe, _zeros, _huge, _folder])
+def test_words_and_steps_that_are_no_plain_files_hold_nobody_up(
+    make: Callable[[Path], None], files: BatchFiles, tmp_path: Path
+) -> None:
+    for name in ("native.log", "steps"):
+        make(tmp_path / "jobs/job/run.1" / name)
+    assert not (files.said(TOKEN) or "").strip("\0")
+    assert files.progress([TOKEN]) == {}
+
+
+def test_a_wish_that_cannot_be_written_is_told_by_other_ways(files: BatchFiles, tmp_path: Path) -> None:
+    """An error here would look as if the whole system were out of reach; an end by force follows in any case."""
+    (tmp_path / "jobs/job/run.1/wish").mkdir()
+    (tmp_path / "jobs/job/run.1/wish/full").touch()
+    files.wish(TOKEN, "TERM")
+    assert not [name for name in os.listdir(tmp_path / "jobs/job/run.1") if name.startswith("wish.")]

@@ -153,6 +153,16 @@ def test_exit_values_and_signals_are_true(bench: Bench) -> None:
     assert set(bench.starts) == set(bench.ends)
 
 
+def test_a_job_that_puts_a_pipe_in_place_of_its_marker_holds_nobody_up(bench: Bench) -> None:
+    evil = bench.sh("evil", "cd $JOBMILL_RUN_FOLDER && rm run && mkfifo run && exit 3")
+    told, _ = bench.run(evil, bench.sh("fine", "sleep 0.5"))
+    assert told.exit_value == 3  # its runner held the marker open
+    handle = bench.system.handle_for(evil.token)
+    assert bench.system.status([handle])[handle].state is NativeState.UNKNOWN
+    assert bench.system.exit_info([handle]) == {}
+    (bench.folder("evil") / "run").unlink()
+
+
 def test_what_was_pushed_is_what_the_folder_says(bench: Bench) -> None:
     job = bench.sh("a", "echo out; echo err >&2; exit 3")
     (handle,) = bench.submit(job)

@@ -65,4 +65,4 @@ def test_a_wish_that_cannot_be_written_is_told_by_other_ways(files: BatchFiles, 
     (tmp_path / "jobs/job/run.1/wish").mkdir()
     (tmp_path / "jobs/job/run.1/wish/full").touch()
     files.wish(TOKEN, "TERM")
-    assert not [name for name in os.listdir(tmp_path / "jobs/job/run.1") if name.startswith("wish.")]
+    assert not list((tmp_path / "jobs/job/run.1").glob("wish.*"))

@@ -185,6 +185,14 @@ def test_an_end_that_nobody_determines() -> None:
     assert (strange.phase, strange.signal, strange.state) == (Phase.FAILED, None, "unknown signal")
 
 
+def test_numbers_without_end_are_none() -> None:
+    usage = {"maxvmem": "inf", "cpu": "nan", "start_time": "1e999", "end_time": "7"}
+    row = drmaa_states.end_of(
+        {"jobId": "4", "token": "rec.1:a:1", "hasExited": True, "exitStatus": 0, "resourceUsage": usage}
+    )
+    assert (row.memory, row.cpu, row.started, row.ended) == (None, None, None, 7.0)
+
+
 def test_errors_of_the_library_are_told_by_name(desk: DrmaaDesk) -> None:
     for native, words in (("-q nowhere", "nowhere"), ("-l nosuch=1", "nosuch"), ("--bad", "--bad")):
         found = desk.run({**SH, "args": ["-c", "true"], "nativeSpecification": native}, "rec.1:a:1")
@@ -400,6 +408,7 @@ def test_options_that_cannot_be(tmp_path: Path) -> None:
     for options, words in (
         ({"library": "libdrmaa.so"}, "absolute"),
         ({"contact": 7}, "no text"),
+        ({"poll_interval_max": 60}, "asked for by itself"),
         ({"resources": "-l x"}, "write a mapping"),
         ({"resources": {"memori": "-l x"}}, "did you mean 'memory'"),
         ({"resources": {"memory": "-l {mem}"}}, "it may have"),

@@ -24,6 +24,7 @@ from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.states import ENDED
 from jobmill.ledger import listing
+from jobmill.systems.command_line import Answer
 from jobmill.systems.gridengine import GridEngineSystem
 from jobmill.systems.gridengine_name import name_of, token_of
 from jobmill.systems.system import (
@@ -473,6 +474,23 @@ def test_the_check_tells_what_is_wrong(cell: Grid, tmp_path: Path) -> None:
     told = {it.name: it for it in wrong.check()}
     assert not told["pe"].ok and "smp" in told["pe"].fix
     assert not told["notify"].ok and "all.q 10 s" in told["notify"].detail
+
+
+@pytest.mark.parametrize("line", ["ru_wallclock 1.2.3", "ru_wallclock ...", "failed " + "1" * 5000])
+def test_numbers_that_are_none_are_no_answer(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = GridEngineSystem.build("grid", {"drmaa": False}, tmp_path)
+    text = f"==========\njobname j.a+1+rec.1\njobnumber 7\nexit_status 0\ncategory -l h_rt=60\n{line}\n"
+    monkeypatch.setattr(made.commands, "ask", lambda _words: Answer(0, text, ""))
+    with pytest.raises(SystemUnavailable, match="qacct"):
+        made.books(["7"], ())
+
+
+def test_a_session_is_here_and_not_behind_ssh(tmp_path: Path) -> None:
+    for more in ({"drmaa": True}, {"library": "/lib/libdrmaa.so"}):
+        with pytest.raises(ConfigError, match="behind SSH"):
+            GridEngineSystem.build("grid", {"host": "ann@login", "ssh_config": "none", **more}, tmp_path)
+    made = GridEngineSystem.build("grid", {"host": "ann@login", "ssh_config": "none", "drmaa": False}, tmp_path)
+    assert made.desk is None
 
 
 def test_options_that_cannot_be(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from jobmill.jobs.states import ENDED
 from jobmill.ledger import listing
 from jobmill.systems import batch_options, ssh_config, ssh_host
 from jobmill.systems.command_line import Unanswered
+from jobmill.systems.far_command_line import FarCommandLine
 from jobmill.systems.lsf import LsfSystem
 from jobmill.systems.pbspro import PbsProSystem
 from jobmill.systems.slurm import SlurmSystem
@@ -428,6 +429,20 @@ def test_a_login_node_that_talks_nonsense_is_as_good_as_silent(bench: Bench, ans
     with contextlib.suppress(SystemUnavailable):
         assert system.settle([Launch(token=job.token, handle=None)]) == {job.token: Settled.UNKNOWN}
     assert bench.listed() == 0
+
+
+@pytest.mark.parametrize("answer", [OSError(5, "Input/output error"), {"a": 1}, "", "-x", "a\nb"])
+def test_a_login_node_that_cannot_say_who_logs_in_is_as_good_as_silent(answer: Any) -> None:
+    class Login:
+        host = type("Host", (), {"name": "login"})
+
+        def ask(self, verb: str) -> Any:
+            if isinstance(answer, OSError):
+                raise answer
+            return answer
+
+    with pytest.raises(SystemUnavailable, match="login: "):
+        _ = FarCommandLine(Login(), {}).user  # type: ignore[arg-type]
 
 
 # The configuration.

@@ -63,6 +63,8 @@ class DrmaaSystem(BatchSystem):
             value = options.get(key)
             if value is not None and (not isinstance(value, str) or not value.isprintable()):
                 raise ConfigError(f"systems.{name}.{key}: {value!r} is no text")
+        if options.get("poll_interval_max") is not None:
+            raise ConfigError(f"systems.{name}.poll_interval_max: each job is asked for by itself, each poll_interval")
         if parsed.login is not None:
             raise ConfigError(f"systems.{name}.host: a DRMAA session is here; the other clusters can be behind SSH")
         library, contact = options.get("library"), options.get("contact") or ""

@@ -60,9 +60,9 @@ def end_of(info: Mapping[str, Any]) -> Row:
 
 
 def _number(value: object) -> float | None:
-    """Return a number above zero."""
+    """Return a number above zero that has an end."""
     try:
         found = float(str(value))
     except ValueError:
         return None
-    return found if found > 0 else None
+    return found if 0 < found < float("inf") else None

@@ -26,7 +26,13 @@ class FarCommandLine(CommandLine):
     def user(self) -> str:
         """The name by which the scheduler knows who logs in. Raises SystemUnavailable."""
         if not self._user:
-            self._user = str(self._login.ask("user"))
+            try:
+                found = far_words.text_or_none(self._login.ask("user"))
+            except (OSError, ValueError) as error:
+                raise SystemUnavailable(f"{self._login.host.name}: it cannot say who logs in: {error}") from error
+            if not found or found.startswith("-") or not found.isprintable():
+                raise SystemUnavailable(f"{self._login.host.name}: it says that {str(found)[:80]!r} logs in")
+            self._user = found
         return self._user
 
     def _environment(self, env: Mapping[str, str], path: str | None) -> dict[str, str]:

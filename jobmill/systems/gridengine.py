@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from jobmill.errors import SystemUnavailable
+from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.systems import gridengine_answer, gridengine_check, gridengine_library
 from jobmill.systems.batch import BatchSystem
 from jobmill.systems.batch_options import BatchOptions
@@ -55,9 +55,7 @@ class GridEngineSystem(BatchSystem):
         """``library``: path of its libdrmaa; None: by its commands alone."""
         super().__init__(name=name, spool=spool, options=options)
         self.request = request
-        # no session behind SSH: there its commands do
-        here = library if options.login is None else None
-        self.desk = None if here is None else DrmaaDesk(self.spool.path, name, self.commands.env, library=here)
+        self.desk = None if library is None else DrmaaDesk(self.spool.path, name, self.commands.env, library=library)
         self._sessionless = ""  # why there was no session the last time
         self._stuck: dict[str, Token] = {}  # ids of jobs in an error state -> token
 
@@ -65,7 +63,10 @@ class GridEngineSystem(BatchSystem):
     def build(cls, name: str, options: Mapping[str, Any], spool: Path) -> GridEngineSystem:
         """Make the system from its mapping; raise ConfigError for an unknown option or a value that cannot be."""
         parsed = BatchOptions.parse(name, cls.kind, options, ("pe", "memory", "gpus", "project", "drmaa", "library"))
-        library = gridengine_library.find(name, options, parsed.env)
+        if parsed.login is not None and (asked := [it for it in ("drmaa", "library") if options.get(it)]):
+            words = "a DRMAA session is here, and behind SSH there are Grid Engine's commands alone; leave it out"
+            raise ConfigError(f"systems.{name}.{asked[0]}: {words}")
+        library = None if parsed.login is not None else gridengine_library.find(name, options, parsed.env)
         request = GridRequest.parse(name, options)
         return cls(name=name, spool=Path(spool), options=parsed, request=request, library=library)
 
@@ -164,7 +165,10 @@ class GridEngineSystem(BatchSystem):
             raise SystemUnavailable(answer.words)
         if answer.out and not answer.out.endswith("\n"):
             raise Unanswered("qacct's answer broke off")
-        return gridengine_answer.booked(answer.out)
+        try:
+            return gridengine_answer.booked(answer.out)
+        except ValueError as error:  # a number that is none
+            raise Unanswered(f"qacct gave no records, {error}") from None
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return certain ends; what hangs in an error state has ended once it is made sure that it never starts."""

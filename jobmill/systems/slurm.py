@@ -179,7 +179,7 @@ def _queued(line: str) -> Row | None:
     if len(fields) != len(QUEUE):
         return None
     native, state, code, host, started, ended, reason, name = fields
-    status = int(code) if code.isdecimal() else 0  # as wait(2) gives it
+    status = int(code) if code.isdecimal() and len(code) < 12 else 0  # as wait(2) gives it
     phase = phase_of(state, reason)
     return Row(
         native=native.strip(),
@@ -208,15 +208,15 @@ def _booked(line: str) -> Row | None:
         state=state,
         reason="" if reason == "None" else reason,
         host="" if host.startswith("None") else host,
-        code=int(value) if value.isdecimal() else None,
-        signal=int(number) if number.isdecimal() and number != "0" else None,
+        code=int(value) if value.isdecimal() and len(value) < 12 else None,
+        signal=int(number) if number.isdecimal() and len(number) < 12 and number != "0" else None,
         started=_time(started),
         ended=_time(ended),
     )
 
 
 def _time(text: str) -> float | None:
-    return float(text) if text.isdecimal() else None
+    return float(text) if text.isdecimal() and len(text) < 12 else None
 
 
 def _refused(message: str) -> SubmitError:

@@ -60,6 +60,14 @@ def test_words_and_steps_that_are_no_plain_files_hold_nobody_up(
     assert files.progress([TOKEN]) == {}
 
 
+def test_a_spoiled_marker_keeps_nobody_elses_notices(files: BatchFiles, tmp_path: Path) -> None:
+    _pipe(tmp_path / "jobs/job/run.1/run")
+    other = "rec.1:other:1"
+    files.write(other, "{}\n", ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"], "/lib", False)
+    files.forget([TOKEN, other], True)
+    assert (tmp_path / "jobs/other/run.1/fetched").exists()
+
+
 def test_a_wish_that_cannot_be_written_is_told_by_other_ways(files: BatchFiles, tmp_path: Path) -> None:
     """An error here would look as if the whole system were out of reach; an end by force follows in any case."""
     (tmp_path / "jobs/job/run.1/wish").mkdir()

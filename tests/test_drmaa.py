@@ -24,14 +24,14 @@ from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.states import ENDED
 from jobmill.ledger import listing
-from jobmill.systems import drmaa_states
+from jobmill.systems import drmaa_states, run_folder
 from jobmill.systems.batch_end import by_books
-from jobmill.systems.batch_row import Phase
+from jobmill.systems.batch_row import Phase, Row
 from jobmill.systems.command_line import Unanswered
 from jobmill.systems.drmaa import DrmaaSystem
 from jobmill.systems.drmaa_child import DrmaaChild, DrmaaError
 from jobmill.systems.drmaa_desk import DrmaaDesk
-from jobmill.systems.system import ExitStatus, Launch, NativeState, Settled, SubmitError, SubmitFailure
+from jobmill.systems.system import ExitStatus, Launch, NativeState, Settled, Submission, SubmitError, SubmitFailure
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -191,6 +191,23 @@ def test_numbers_without_end_are_none() -> None:
         {"jobId": "4", "token": "rec.1:a:1", "hasExited": True, "exitStatus": 0, "resourceUsage": usage}
     )
     assert (row.memory, row.cpu, row.started, row.ended) == (None, None, None, 7.0)
+
+
+def test_what_begins_after_all_has_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody cleared its error state between the look and the deletion."""
+    made = DrmaaSystem.build("any", {"late": 0}, tmp_path)
+    it = Submission(token="rec.1:a:1", job_id="a", run=1, argv=("true",))
+    folder, _ = made.spool.write(it, kind="drmaa", variable="JOB_ID", redirect=False)
+    row = Row(native="7", token=it.token, phase=Phase.FAILED, state="failed")
+    monkeypatch.setattr(made.desk, "states", lambda _ids: {"7": row})
+
+    def terminate(_ids: object, _action: str) -> dict[str, str]:
+        with contextlib.suppress(FileExistsError):
+            os.close(run_folder.take(os.fsencode(folder), run_folder.header(it.token, "drmaa:7")))
+        return {}
+
+    monkeypatch.setattr(made.desk, "control", terminate)
+    assert made.exit_info([f"7/{it.token}"]) == {}
 
 
 def test_errors_of_the_library_are_told_by_name(desk: DrmaaDesk) -> None:

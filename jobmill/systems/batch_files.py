@@ -155,7 +155,11 @@ class BatchFiles:
         self._notices.drop(tokens)
         for token in tokens if mark else ():
             folder = self._launches.folder(token)
-            if run_folder.read(folder) is None and os.path.lexists(folder + b"/launch"):
+            try:
+                started = run_folder.read(folder) is not None
+            except OSError:
+                continue  # its job has spoiled it: the others are forgotten all the same
+            if not started and os.path.lexists(folder + b"/launch"):
                 path = os.path.join(folder, os.fsencode(run_folder.FETCHED))
                 os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644))
 

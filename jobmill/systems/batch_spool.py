@@ -151,12 +151,12 @@ class BatchSpool:
         """Tell our program on the node to end its job by ``TERM`` or ``KILL``. Raises SystemUnavailable."""
         self._do(token, "wish", token=token, word=word)
 
-    def bury(self, token: Token, taker: str, words: str) -> None:
-        """Make sure that a launch that its scheduler could not start never starts; nothing where it began after all.
+    def bury(self, token: Token, taker: str, words: str) -> bool:
+        """Make sure that a launch that its scheduler could not start never starts; False where it began after all.
 
         Raises SystemUnavailable.
         """
-        self._do(token, "bury", token=token, taker=taker, words=words)
+        return bool(self._do(token, "bury", token=token, taker=taker, words=words))
 
     def gone(self, token: Token) -> bool:
         """Tell whether a launch that no scheduler knows will never run: it has ended, or its marker is ours now."""

@@ -25,7 +25,7 @@ from jobmill.systems.drmaa_child import DrmaaError
 from jobmill.systems.drmaa_desk import DrmaaDesk, specification
 from jobmill.systems.drmaa_request import DrmaaRequest
 from jobmill.systems.gridengine_name import name_of
-from jobmill.systems.system import Check, ExitInfo, Handle, Submission, SubmitError, SubmitFailure, Token
+from jobmill.systems.system import Check, ExitInfo, ExitStatus, Handle, Submission, SubmitError, SubmitFailure, Token
 
 if find_spec("drmaa") is None:  # only the child imports it: that loads the library
     raise ModuleNotFoundError("No module named 'drmaa'", name="drmaa")
@@ -127,12 +127,14 @@ class DrmaaSystem(BatchSystem):
 
     def exit_info(self, handles: Sequence[Handle]) -> Mapping[Handle, ExitInfo]:
         """Return certain ends. What failed before it began is taken out of line, and never starts."""
-        answers = super().exit_info(handles)
-        for handle in answers:
+        answers = dict(super().exit_info(handles))
+        for handle, info in list(answers.items()):
             native, _, token = handle.partition("/")
-            if answers[handle].native_state == "failed" and not self.spool.records([token]):
+            if info.native_state == "failed" and not self.spool.records([token]):
                 self._control([native], "terminate")
-                self.spool.bury(token, f"{self.kind}:{native}", str(answers[handle].message or "it failed"))
+                buried = self.spool.bury(token, f"{self.kind}:{native}", str(info.message or "it failed"))
+                if not buried and info.exit_status is ExitStatus.ABORTED_BEFORE_RUNNING:
+                    del answers[handle]  # it began meanwhile, and ends now: that is told
         return answers
 
     def cancel(self, rows: Sequence[Row], *, force: bool) -> None:

@@ -307,3 +307,28 @@ def test_no_notice_leaves_its_folder(tmp_path: Path) -> None:
     (tmp_path / "notices/slurm/x:a:1.done").symlink_to(outside)
     board.put("x:a:1", notices.DONE)
     assert not outside.exists()
+
+
+def test_what_a_job_puts_among_the_notices_holds_nobody_up(tmp_path: Path) -> None:
+    board = Notices(os.fsencode(tmp_path), "here")
+    board.make()
+    folder = tmp_path / "notices/here"
+    (folder / "a.folder").mkdir()
+    os.mkfifo(folder / "rec.1:a:1.started")
+    os.mkfifo(folder / "rec.1:a:1.ended")
+    (folder / "z.old").touch()
+    for path in folder.iterdir():
+        os.utime(path, (1, 1))
+    board.put("rec.1:a:1", notices.STARTED)  # a pipe that nobody reads
+    assert board.look() == {"rec.1:a:1": notices.ENDED}
+    board.tidy()
+    assert [path.name for path in folder.iterdir()] == ["a.folder"]
+
+
+def test_a_flood_of_notices_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(notices, "MOST", 10)
+    board = Notices(os.fsencode(tmp_path), "here")
+    board.make()
+    for number in range(30):
+        board.put(f"rec.1:a:{number}", notices.DONE)
+    assert len(board.look()) == 10

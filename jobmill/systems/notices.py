@@ -5,6 +5,7 @@ notice is advice, which says where to look; it may come late (file systems keep 
 never. Its name is the token, with what is told behind the last dot; it is empty.
 """
 
+import itertools
 import os
 import time
 
@@ -16,6 +17,7 @@ FOLDER = b"notices"
 STARTED, ENDED, DONE = "started", "ended", "done"  # done: with 0, and nothing on its node speaks against it
 ENDS = (DONE, ENDED)
 WORDS = (*ENDS, STARTED)
+MOST = 500000  # names that are looked at: jobs can write here, and polls find what notices do not tell
 LEFT_OVER = 7 * 86400.0  # seconds after which a notice that nobody took is removed
 
 
@@ -38,15 +40,17 @@ class Notices:
                     return
                 except OSError:
                     pass
-            os.close(os.open(self._name(token, what), os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o644))
+            flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK  # jobs can put a pipe there
+            os.close(os.open(self._name(token, what), flags, 0o644))
         except OSError:
             pass
 
     def look(self) -> "dict[str, str]":
-        """Return the word of each token; nothing where there is no folder."""
+        """Return the word of each token; nothing where there is no folder. Of a flood only a part is looked at."""
         found: "dict[str, str]" = {}
         try:
-            names = os.listdir(self.folder)
+            with os.scandir(self.folder) as entries:
+                names = [entry.name for entry in itertools.islice(entries, MOST)]
         except OSError:
             return found
         for name in names:
@@ -67,11 +71,15 @@ class Notices:
     def tidy(self) -> None:
         """Remove what nobody took for long: the record knows nothing of it any more."""
         try:
-            for entry in os.scandir(self.folder):
+            entries = list(os.scandir(self.folder))
+        except OSError:
+            return
+        for entry in entries:
+            try:
                 if time.time() - entry.stat(follow_symlinks=False).st_mtime > LEFT_OVER:
                     os.unlink(entry.path)
-        except OSError:
-            pass
+            except OSError:
+                pass  # gone, or no notice: one keeps no other
 
     def _name(self, token: str, what: str) -> bytes:
         if not token or "/" in token or "\0" in token:

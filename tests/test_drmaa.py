@@ -210,6 +210,23 @@ def test_what_begins_after_all_has_not_failed(tmp_path: Path, monkeypatch: pytes
     assert made.exit_info([f"7/{it.token}"]) == {}
 
 
+def test_ids_of_long_ago_are_not_asked_for_for_ever(tmp_path: Path) -> None:
+    """What a fetcher was to forget when it died stayed, and every query for all jobs asked for each of them."""
+    made = DrmaaSystem.build("any", {}, tmp_path)
+    folder = tmp_path / "drmaa/any"
+    folder.mkdir(parents=True)
+    long_ago = time.time() - 8 * 86400
+    for native, name, ended in (("1", "ended", True), ("2", "runs", False), ("3", "young", True)):
+        token = f"rec.1:{name}:1"
+        (folder / f"{native}.job").write_text(token)
+        if native != "3":
+            os.utime(folder / f"{native}.job", (long_ago, long_ago))
+        if ended:
+            run_folder.seal(os.fsencode(tmp_path), token, "drmaa:1", "start_failed", "for the test")
+    made.lead()
+    assert sorted(made.desk.ids()) == ["2", "3"]
+
+
 def test_errors_of_the_library_are_told_by_name(desk: DrmaaDesk) -> None:
     for native, words in (("-q nowhere", "nowhere"), ("-l nosuch=1", "nosuch"), ("--bad", "--bad")):
         found = desk.run({**SH, "args": ["-c", "true"], "nativeSpecification": native}, "rec.1:a:1")

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
@@ -77,6 +78,13 @@ class DrmaaSystem(BatchSystem):
     def queries(self) -> int:
         """Return how often the library was asked for states."""
         return self.desk.child.queries
+
+    def lead(self) -> bool:
+        """Any number of starters may serve it. Removes what is left over."""
+        if not self._tidied:
+            with suppress(SystemUnavailable):  # it is only tidying up
+                self.desk.tidy(lambda tokens: self.spool.records(tokens).keys())
+        return super().lead()
 
     def send(self, it: Submission, folder: str, script: str) -> str | SubmitError:
         """Submit a job held, by the path of its script: a line end in an argument is an error to some libraries."""

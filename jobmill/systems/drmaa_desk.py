@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,9 +17,11 @@ from jobmill.systems import drmaa_states
 from jobmill.systems.batch_row import Phase, Row
 from jobmill.systems.command_line import Unanswered
 from jobmill.systems.drmaa_child import DrmaaChild, DrmaaError
+from jobmill.systems.spool_launches import TOKEN
 from jobmill.systems.system import SubmitError, SubmitFailure, Token
 
 FOLDER = "drmaa"  # of the spool
+LEFT_OVER = 7 * 86400.0  # seconds after which what is kept of a job that has ended is removed
 # the library of Debian's Grid Engine holds an allocator that wants room before Python starts
 TUNABLES = "glibc.rtld.optional_static_tls=16384"
 GONE = ("InvalidJobException", "InvalidArgumentException")  # the second: it is no id of this scheduler
@@ -139,6 +142,16 @@ class DrmaaDesk:
             for kind in ("job", "end"):
                 with suppress(OSError):
                     self._file(native, kind).unlink(missing_ok=True)
+
+    def tidy(self, ended: Callable[[Collection[Token]], Collection[Token]]) -> None:
+        """Drop what is kept of jobs of long ago that have ``ended``, by their own records: who was to do it died."""
+        old: dict[str, Token] = {}
+        for native in self.ids():
+            with suppress(OSError):
+                if time.time() - self._file(native, "job").stat().st_mtime > LEFT_OVER:
+                    old[native] = self.token_of(native)
+        over = ended([token for token in old.values() if TOKEN.fullmatch(token)])
+        self.forget([native for native, token in old.items() if token in over])
 
     def close(self) -> None:
         """Leave the session."""

@@ -10,7 +10,6 @@ import pwd
 import signal
 import sys
 import tempfile
-import threading
 import time
 
 from jobmill.systems import child_wait, notices, process_tree, run_folder, runner, switch
@@ -115,6 +114,8 @@ def run(spool: bytes, token: str, native: str, library: str, grace: float, syste
         signal.signal(END, it.hasten if native.partition(":")[0] in WARNS else it.end)
         signal.signal(signal.SIGALRM, it.end)
         if native.partition(":")[0] in WATCHED:
+            import threading  # which no other start waits for
+
             threading.Thread(target=_watch, args=(os.path.join(folder, WISH),), daemon=True).start()
         signal.signal(signal.SIGUSR1, lambda _number, _frame: None)  # "it is going to be suspended"
         it.begin(line)

@@ -23,9 +23,9 @@ def _mpirun() -> None:
     mpirun_for_tests()
 
 
-def stop(spool: Path) -> None:
+def stop(spool: Path, name: str = "mpi") -> None:
     """End the allocations of a test: its ranks start nothing more, and leave."""
-    line = Line(bytes(spool), "mpi")
+    line = Line(bytes(spool), name)
     rooms = [Room(line, int(name)) for name in line.names(ALLOCATIONS) if name.isdigit()]
     for room in rooms:
         with contextlib.suppress(OSError):

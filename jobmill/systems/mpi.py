@@ -132,7 +132,8 @@ class MpiSystem(ExecutionSystem):
                 answers.append(SubmitError(failure=SubmitFailure.TRANSIENT, message=str(self._unusable(error))))
             else:
                 answers.append(_handle(entry))
-        self._sent.extend(it.token for it in submissions)
+        taken = zip(submissions, answers, strict=True)
+        self._sent.extend(it.token for it, answer in taken if not isinstance(answer, SubmitError))
         if self._notices is not None:
             self._expect(self._notices)
         return answers
@@ -257,7 +258,7 @@ class MpiSystem(ExecutionSystem):
         """Give what dead ranks had taken back to the line, or its end."""
         for number, rank in self._line.ranks():
             it = known.get(number)
-            if not self._fleet.dead(it, rank):
+            if not self._fleet.dead(number, dict(known), rank):
                 continue
             name = pilot_line.rank_name(number, rank)
             work = WORK + b"/" + name

@@ -25,7 +25,7 @@ from jobmill.systems import batch_script, pilot_line, run_folder, slot_table
 from jobmill.systems.batch_row import Phase, Row
 from jobmill.systems.command_line import Unanswered
 from jobmill.systems.pilot_here import PilotHere
-from jobmill.systems.pilot_line import ALLOCATIONS, KILLS, LINE, WORK, Entry, Line
+from jobmill.systems.pilot_line import KILLS, LINE, WORK, Entry, Line
 from jobmill.systems.pilot_options import PilotOptions
 from jobmill.systems.pilot_room import LEFT, SILENT, Room
 from jobmill.systems.system import Submission, SubmitError
@@ -104,23 +104,20 @@ class PilotFleet:
         """Return all allocations that have a folder, by their files; raises OSError."""
         now = time.monotonic()
         found: dict[int, Allocation] = {}
-        for name in self.line.names(ALLOCATIONS):
-            if not name.isdigit():
-                continue
-            number = int(name)
+        for number in self.line.allocations():
             room = Room(self.line, number)
             self._seen.setdefault(number, now)
             if number in self._over:
                 found[number] = Allocation(room, ended=self._over[number][0], began=True)
                 continue
-            ended = room.json("ended")
+            ended = room.ended()
             if ended is not None:
                 self._over[number] = (ended, now)
                 found[number] = Allocation(room, ended=ended, began=True)
                 continue
             it = Allocation(room, native=room.text("native"), began=room.has("began"), ranks=room.ranks())
             for rank, values in it.ranks.items():
-                beat = int(values.get("beat", 0))
+                beat = values["beat"]
                 if self._beats.get((number, rank), (-1, 0.0))[0] != beat:
                     self._beats[number, rank] = (beat, now)
             found[number] = it
@@ -130,9 +127,12 @@ class PilotFleet:
         """Return for how many seconds a rank has given no sign of life, as far as this process has seen."""
         return time.monotonic() - self._beats.get((number, rank), (0, time.monotonic()))[1]
 
-    def dead(self, it: Allocation | None, rank: int) -> bool:
+    def dead(self, number: int, known: dict[int, Allocation], rank: int) -> bool:
         """Tell whether certainly nothing of a rank writes any more."""
-        if it is None or it.ended is not None:
+        it = known.get(number)
+        if it is None:  # its folder is long removed, or was made since we looked, or those are just not to be seen
+            return number < max(known, default=0) and not os.path.lexists(Room(self.line, number).folder)
+        if it.ended is not None:
             return True
         values = it.ranks.get(rank)
         if values is None:
@@ -181,9 +181,14 @@ class PilotFleet:
         strays = [
             row
             for number, row in rows.items()
-            if not row.phase.ended and (number not in known or known[number].ended is not None)
+            if not row.phase.ended and (number not in known or known[number].ended is not None) and self._stray(number)
         ]
         self._cancel(strays)
+
+    def _stray(self, number: int) -> bool:
+        """Tell whether an allocation has no folder, or an end, now: another process may have asked since we looked."""
+        room = Room(self.line, number)
+        return room.has("ended") or not os.path.lexists(room.folder)
 
     def _ours(self, row: Row) -> bool:
         return row.token.startswith(self.prefix) and row.token[len(self.prefix) :].isdecimal()
@@ -213,7 +218,7 @@ class PilotFleet:
     def end(self, it: Allocation, **words: Any) -> None:
         """Note how an allocation ended; the first word counts."""
         it.room.end(**words)
-        it.ended = it.room.json("ended")
+        it.ended = it.room.ended()
         if it.ended is not None:
             self._over[it.number] = (it.ended, time.monotonic())
         logger.info("%s: allocation %d ended: %s", self.name, it.number, it.ended)
@@ -232,7 +237,7 @@ class PilotFleet:
     def scale(self, known: dict[int, Allocation]) -> None:
         """Ask for as many allocations as what waits fills, up to the limit; take back those that nobody needs."""
         now = time.monotonic()
-        waiting = self.line.entries(LINE)
+        waiting = [it for it in self.line.entries(LINE) if not self.options.too_large(it.cpus, it.walltime)]
         self._waiting = {it.name: self._waiting.get(it.name, now) for it in waiting}
         live = [it for it in known.values() if it.ended is None]
         pending = [it for it in live if not it.ranks]
@@ -251,7 +256,7 @@ class PilotFleet:
             self.why = f"{len(live)} of {self.options.allocations} allocations are there"
         if count <= 0 or now < self._pause_until or self._doomed(known):
             return
-        next_one = max(known, default=0) + 1
+        next_one = max([*known, *(number for number, _ in self.line.ranks())], default=0) + 1
         for number in range(next_one, next_one + count):
             if not self._start(number):
                 break
@@ -267,24 +272,34 @@ class PilotFleet:
 
     def _doomed(self, known: dict[int, Allocation]) -> bool:
         """Tell whether the last allocations had no ranks at all: the next would fare no better for a while."""
-        count, last = 0, 0.0
+        count, last = 0, -1
         for number in sorted(known, reverse=True):
             it = known[number]
             if it.ended is None or it.ended.get("by") == "jobmill":
                 continue
             if it.room.ranks():
                 break
-            count, last = count + 1, last or float(it.ended.get("time", 0.0))
+            count, last = count + 1, max(last, number)
         if not count:
             return False
         wait = min(LONGEST, PAUSE * 2 ** (count - 1))
-        if 0 <= time.time() - last < wait:
+        if self._ended_for(last) < wait:
             newest = known[max(known)]
             ended = newest.ended or {}
             words = newest.room.text("native.log")[-500:] or str(ended.get("state"))
             self.why = f"its last {count} allocations started no rank, the next one is asked for later: {words}"
             return True
         return False
+
+    def _ended_for(self, number: int) -> float:
+        """Return for how many seconds an allocation has been over; the clocks of its nodes may be others than ours."""
+        ended, known = self._over[number]
+        told = ended.get("time")
+        if known == self._seen.get(number) and isinstance(told, int | float):  # it was over before we came
+            seconds = time.time() - told
+            if seconds >= 0:
+                return seconds
+        return time.monotonic() - known
 
     def _start(self, number: int) -> bool:
         """Ask for one allocation; False: another process does, or the scheduler does not take it."""
@@ -374,6 +389,8 @@ class PilotFleet:
 
     def pending(self, it: Entry, known: dict[int, Allocation]) -> str:
         """Return for what a launch waits."""
+        if wrong := self.options.too_large(it.cpus, it.walltime):
+            return f"it came before the options were changed, and fits no allocation any more: {wrong}"
         live = [a for a in known.values() if a.ended is None]
         coming = [a for a in live if not a.ranks]
         if coming:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 HELD, LINE, WORK, DONE, KILLS, ALLOCATIONS = b"held", b"line", b"work", b"done", b"kills", b"allocations"
 FORCE = b".kill"  # after the name of what is to be killed by force
 _NAME = re.compile(rb"([0-9]{1,6})x([0-9]{1,9}),([^\s:/]{1,40}:[A-Za-z0-9][A-Za-z0-9._-]{0,63}:[0-9]{1,6})")
+DIGITS, LONGEST = 6, 999999999  # of the number of an allocation, or a rank; seconds of a walltime that a name can say
 _RANK = re.compile(rb"([0-9]{1,6})\.([0-9]{1,6})")
 
 
@@ -48,7 +49,7 @@ class Entry:
 
 def entry(cpus: int, walltime: "float | None", token: str) -> Entry:
     """Return what the launch of a token is in line."""
-    return Entry(cpus, math.ceil(walltime or 0), token)
+    return Entry(cpus, math.ceil(min(walltime or 0, LONGEST)), token)
 
 
 def entry_of(name: bytes) -> "Entry | None":
@@ -101,6 +102,11 @@ class Line:
     def entries(self, *place: bytes) -> "list[Entry]":
         """Return the launches in a folder, in no order."""
         return [found for found in map(entry_of, self.names(*place)) if found is not None]
+
+    def allocations(self) -> "list[int]":
+        """Return the numbers of all allocations that have a folder; what else is there is none of ours."""
+        names = [it for it in self.names(ALLOCATIONS) if it.isdigit() and len(it) <= DIGITS and not it.startswith(b"0")]
+        return [int(it) for it in names if os.path.isdir(self.path(ALLOCATIONS, it))]
 
     def ranks(self) -> "list[tuple[int, int]]":
         """Return (allocation, rank) of every rank that has a folder for its work."""

@@ -99,6 +99,8 @@ class PilotNotices:
                         self._look_at_others()
                 except OSError as error:
                     logger.debug("the pilot's folders cannot be read: %s", error)
+                except Exception:  # the next look finds what this one did not
+                    logger.exception("the pilot's ended launches cannot be told")
                 self._over.wait(LOOK)
             else:
                 self._wake.wait(RARELY)
@@ -138,4 +140,6 @@ class PilotNotices:
                 self._turn()
             except (OSError, SystemUnavailable) as error:
                 logger.warning("a pilot cannot see to its allocations: %s", error)
+            except Exception:  # without this thread nobody would ask for an allocation, until the worker is restarted
+                logger.exception("a pilot cannot see to its allocations")
             self._over.wait(TURN)

@@ -107,6 +107,15 @@ class PilotOptions:
         """CPUs of an allocation."""
         return self.ranks * self.cpus
 
+    def too_large(self, cpus: int, walltime: float | None) -> str:
+        """Return why no allocation can ever hold a launch, or nothing."""
+        if cpus > self.cpus:
+            return f"{cpus} cpus wanted, a rank has {self.cpus}"
+        most = None if self.walltime is None else self.walltime - self.kill_grace - 10
+        if most is not None and walltime and walltime > most:
+            return f"a walltime of {walltime:g} s, an allocation has {most:g} s for work"
+        return ""
+
     def launch_words(self) -> list[str]:
         """Return the words that start all ranks of an allocation."""
         known = {"ranks": self.ranks, "cpus": self.cpus, "nodes": self.nodes or 1}

@@ -53,7 +53,7 @@ class Room:
         try:
             text = pilot_line.read(self.path(name))
             found = None if text is None else json.loads(text.decode("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         return found if isinstance(found, dict) else None
 
@@ -77,6 +77,16 @@ class Room:
         said["time"] = time.time()
         return pilot_line.put_first(self.path("ended"), json.dumps(said).encode("utf-8"))
 
+    def ended(self) -> "dict[str, Any] | None":
+        """Return how it ended, None as long as nobody has told; of a word that cannot be understood, just that."""
+        try:
+            text = pilot_line.read(self.path("ended"))
+        except OSError:
+            return None
+        if text is None:
+            return None
+        return self.json("ended") or {"phase": "unknown", "state": "the word on its end cannot be read"}
+
     def ranks(self) -> "dict[int, dict[str, Any]]":
         """Return what each rank says of itself."""
         found = {}
@@ -86,8 +96,9 @@ class Room:
             return {}
         for name in names:
             word, _, number = name.partition(b".")
-            if word == b"rank" and number.isdigit():
+            if word == b"rank" and number.isdigit() and len(number) <= pilot_line.DIGITS:
                 values = self.json(name.decode("ascii"))
-                if values is not None:
+                # a job can write here as well
+                if values is not None and isinstance(values.get("beat"), int) and "\0" not in str(values.get("table")):
                     found[int(number)] = values
         return found

@@ -158,3 +158,15 @@ def test_an_allocation_that_came_while_somebody_asked_is_not_taken_for_gone(
         assert bench.end(one).exit_value == 3
     finally:
         bench.close()
+
+
+def test_what_was_told_to_have_ended_leaves_the_folders(tmp_path: Path) -> None:
+    """Whose end is pushed is forgotten by nobody else: a day of it would be read at each look."""
+    mpirun_for_tests()
+    bench = Bench(tmp_path / "spool")
+    try:
+        bench.launch(*[bench.job(f"a{n}", f"exit {n % 2}", n + 1) for n in range(50)])
+        bench.until(lambda: len(bench.ended) == 50)
+        bench.until(lambda: not bench.line.where(), 10)
+    finally:
+        bench.close()

@@ -25,6 +25,7 @@ LOOK, RARELY = 0.1, 1.0  # seconds between two looks: while something is out, an
 TURN = 1.0  # seconds between two looks at the allocations
 OTHERS = 5.0  # seconds between looks at launches whose ends may have come another way
 SOME = 200  # of them at a time
+EARLY = 30.0  # seconds for which the file is looked for of an end that was told by its record alone
 
 
 class PilotNotices:
@@ -35,6 +36,7 @@ class PilotNotices:
         self._line = line
         self._turn = turn
         self._out: dict[Token, None] = {}  # submitted by us, without an end, the one longest not looked at first
+        self._early: dict[Token, float] = {}  # told by their records alone: their files may be on their way; since when
         self._found: deque[Start | End] = deque()
         self._reader, self._writer = os.pipe()
         for fd in (self._reader, self._writer):
@@ -88,12 +90,15 @@ class PilotNotices:
         others = 0.0
         while not self._over.is_set():
             with self._lock:
-                out = bool(self._out)
+                out = bool(self._out or self._early)
             if out:
                 try:
                     for it in self._line.entries(DONE):
-                        if it.token in self._out:
+                        if it.token in self._out or it.token in self._early:
                             self._tell(it.token)
+                            if it.token not in self._out:  # nobody else forgets it: each look would read a day's ends
+                                self._early.pop(it.token, None)
+                                self._line.drop(it.name, DONE)
                     if time.monotonic() >= others:
                         others = time.monotonic() + OTHERS
                         self._look_at_others()
@@ -115,6 +120,10 @@ class PilotNotices:
                 self._out[token] = None
         for token in some:
             self._tell(token)
+            if token not in self._out:
+                self._early[token] = time.monotonic()
+        for token in [it for it, since in self._early.items() if time.monotonic() - since > EARLY]:
+            del self._early[token]
 
     def _tell(self, token: Token) -> None:
         found = run_folder.read(run_folder.folder_of(self._line.spool, token))

@@ -27,6 +27,7 @@ from jobmill.systems.command_line import Unanswered
 from jobmill.systems.pilot_here import PilotHere
 from jobmill.systems.pilot_line import KILLS, LINE, WORK, Entry, Line
 from jobmill.systems.pilot_options import PilotOptions
+from jobmill.systems.pilot_pace import PilotPace
 from jobmill.systems.pilot_room import LEFT, SILENT, Room
 from jobmill.systems.system import Submission, SubmitError
 
@@ -75,6 +76,11 @@ class PilotFleet:
         self._waiting: dict[bytes, float] = {}  # in line: since when
         self._empty_since: float | None = None
         self._pause_until = 0.0
+        over, o = options.over, options
+        self._pace = None  # this machine may be asked at any time
+        if over is not None:
+            most, per_minute = over.options.poll_interval_max, over.options.queries_per_minute
+            self._pace = PilotPace(line, o.poll_interval, most, per_minute)
         self._refusals = 0
 
     @property
@@ -159,11 +165,14 @@ class PilotFleet:
     def ask(self, known: dict[int, Allocation]) -> None:
         """Ask the scheduler for all, and do what its answer demands; raises SystemUnavailable."""
         now = time.monotonic()
-        if now - self._asked_at < self.options.poll_interval or not known:
+        if not known or not self._due(known, now):
             return
         scheduler = self.scheduler
-        rows = {int(row.token[len(self.prefix) :]): row for row in scheduler.queue() if self._ours(row)}
+        before = scheduler.queries
         self._asked_at = now
+        if self._pace is not None:
+            self._pace.asks()  # one that does not answer is not asked more often
+        rows = {int(row.token[len(self.prefix) :]): row for row in scheduler.queue() if self._ours(row)}
         lost = {
             it.native: n for n, it in known.items() if it.ended is None and it.native and n not in rows
         }  # the queue has forgotten them
@@ -175,6 +184,8 @@ class PilotFleet:
                     found.update((row.native, row) for row in scheduler.books(left, ()))
             rows.update((lost[native], row) for native, row in found.items() if native in lost)
         self._rows = rows
+        if self._pace is not None:
+            self._pace.asked(rows, scheduler.queries - before)
         for number, it in known.items():
             if it.ended is None:
                 self._judge(it, rows.get(number), now)
@@ -184,6 +195,25 @@ class PilotFleet:
             if not row.phase.ended and (number not in known or known[number].ended is not None) and self._stray(number)
         ]
         self._cancel(strays)
+
+    def _due(self, known: dict[int, Allocation], now: float) -> bool:
+        """Tell whether to ask the scheduler now: seldom, as long as all is as it told last, and ranks tell the rest."""
+        if self._pace is None:
+            return now - self._asked_at >= self.options.poll_interval
+        due = self._pace.due(news=any(self._newer(it) for it in known.values()))
+        self._rows = self._pace.rows
+        return due
+
+    def _newer(self, it: Allocation) -> bool:
+        """Tell whether there is more to know of an allocation, or to do about it, than the last answer said."""
+        row = self._rows.get(it.number)
+        if it.ended is not None:
+            return row is not None and not row.phase.ended  # it is to be cancelled
+        return row is None or row.phase is Phase.HELD or self._unheard(it)
+
+    def _unheard(self, it: Allocation) -> bool:
+        """Tell whether a rank that has not left gives no sign of life."""
+        return any(it.ranks[rank].get("state") != LEFT and self.silent(it.number, rank) > SILENT for rank in it.ranks)
 
     def _stray(self, number: int) -> bool:
         """Tell whether an allocation has no folder, or an end, now: another process may have asked since we looked."""

@@ -31,6 +31,7 @@ class PilotHere:
     kind = "mpirun"
     id_variable = ""
     keeps_words = True
+    queries = 0  # files alone are asked
 
     def __init__(self, line: Line, *, path: str | None, token: str) -> None:
         """``token``: what the tokens of the pilot's allocations begin with; a number follows."""

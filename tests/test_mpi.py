@@ -229,6 +229,20 @@ def test_a_rank_that_dies_whole_is_seen_by_its_locks(bench: Bench, tmp_path: Pat
     assert bench.end(two).exit_value == 4
 
 
+def test_a_runner_killed_and_then_its_guard_leave_no_rank_behind(made: Callable[..., Bench], tmp_path: Path) -> None:
+    """Nobody is left to see how the job of the first runner ends: its rank does not wait for that for ever."""
+    bench = made(ranks=1)
+    (one,) = bench.launch(bench.job("a", SLEEP.format(tmp_path / "a", 6)))
+    bench.running(one)
+    first = int(bench.rank(0)["pid"])
+    guard = process_tree.process(first).parent  # type: ignore[union-attr]
+    os.kill(first, signal.SIGKILL)
+    bench.until(lambda: bench.rank(0)["pid"] != first)
+    os.kill(guard, signal.SIGKILL)
+    bench.ended_by(1)
+    assert bench.end(one).reason == "lost" and (tmp_path / "a").read_text() == "start\nend\n"
+
+
 @pytest.mark.parametrize("whom", ["launcher", "head"])
 def test_who_kills_the_allocation_takes_no_job_along(bench: Bench, tmp_path: Path, whom: str) -> None:
     (one,) = bench.launch(bench.job("a", SLEEP.format(tmp_path / "a", 3)))

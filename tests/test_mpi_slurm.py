@@ -134,6 +134,24 @@ def test_an_allocation_that_is_taken_away(bench: Pilot, tmp_path: Path, how: str
     assert (tmp_path / "a").read_text().count("start") == 2
 
 
+def test_slurm_ends_an_allocation_before_its_ranks_do(bench: Pilot, tmp_path: Path) -> None:
+    """By its TimeLimit, which somebody has made shorter: what ran has `timeout`, what waited the next allocation."""
+    bench.system.close()
+    bench.system = bench.another(ranks=1, nodes=1, cpus=2)
+    text = SLEEP.format(tmp_path / "a", 120)
+    ran = bench.launch(bench.job("a0", text, 1), bench.job("a1", f"trap '' TERM; {text}", 2))
+    for handle in ran:
+        bench.running(handle)
+    bench.cluster.command("scontrol", "update", f"JobId={bench.native()}", "TimeLimit=1")
+    waits = bench.launch(bench.job("b0", "exit 4", 8))
+    for handle in ran:
+        end = bench.end(handle, 110)
+        assert end.reason == "timeout" and not end.regular, end
+    assert bench.ended_by(1)["phase"] == "timeout"
+    assert bench.end(waits[0], 60).exit_value == 4
+    assert (tmp_path / "a").read_text().count("start") == 2
+
+
 def test_a_node_that_stands_still_is_unknown_not_ended(bench: Pilot, tmp_path: Path) -> None:
     """Its ranks give no sign: where another host looks, nothing is told as ended, and it goes on."""
     (one,) = bench.launch(bench.job("a", SLEEP.format(tmp_path / "a", 8)))

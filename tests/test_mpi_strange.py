@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from mpi_ranks import mpirun_for_tests
+from mpi_ranks import MPIRUN, mpirun_for_tests
 from test_mpi import Bench
 
-from jobmill.systems import pilot_fleet, pilot_notices, run_folder
+from jobmill.errors import SystemUnavailable
+from jobmill.systems import mpi, pilot_fleet, pilot_notices, process_tree, run_folder
 from jobmill.systems.batch_row import Row
 from jobmill.systems.pilot_fleet import PilotFleet
 from jobmill.systems.pilot_here import PilotHere
@@ -143,8 +149,6 @@ def test_an_allocation_that_came_while_somebody_asked_is_not_taken_for_gone(
 ) -> None:
     """What a rank of it runs, of which only files tell, must not get an end from who has not seen its folder yet."""
     mpirun_for_tests()
-    from mpi_ranks import MPIRUN
-
     bench = Bench(tmp_path / "spool", launcher=[*FAR, *MPIRUN, "{ranks}"])
     try:
         slow = bench.another()
@@ -170,3 +174,63 @@ def test_what_was_told_to_have_ended_leaves_the_folders(tmp_path: Path) -> None:
         bench.until(lambda: not bench.line.where(), 10)
     finally:
         bench.close()
+
+
+def test_a_silent_rank_on_another_host_makes_its_jobs_unknown_not_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mpirun_for_tests()
+    bench = Bench(tmp_path / "spool", launcher=[*FAR, *MPIRUN, "{ranks}"])
+    monkeypatch.setattr(mpi, "SILENT", 4.0)
+    still: list[int] = []
+    try:
+        (one,) = bench.launch(bench.job("a", "sleep 3; exit 3"))
+        bench.running(one)
+        words = str(bench.spool).encode()
+        everyone = [(it.pid, process_tree.command_line(it.pid)) for it in process_tree.table().values()]
+        still = [pid for pid, line in everyone if words in line and b"pilot_rank" in line]
+        assert len(still) == 2
+        for pid in still:
+            os.kill(pid, signal.SIGSTOP)
+        bench.until(lambda: bench.state(one) is NativeState.UNKNOWN, 15)
+        assert "no sign of life" in str(bench.system.status([one])[one].reason)
+        time.sleep(2)
+        assert bench.state(one) is NativeState.UNKNOWN and bench.system.exit_info([one]) == {}
+        for pid in still:
+            os.kill(pid, signal.SIGCONT)
+        assert bench.end(one).exit_value == 3
+    finally:
+        for pid in still:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGCONT)
+        bench.close()
+
+
+def test_a_full_disk_delays_ends_and_starts_and_loses_none(tmp_path: Path) -> None:
+    """The spool lies on a file system of its own, which somebody fills while one job runs and another waits."""
+    mpirun_for_tests()
+    spool = tmp_path / "spool"
+    spool.mkdir()
+    if subprocess.call(["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", str(spool)], stderr=subprocess.DEVNULL):
+        pytest.skip("mounting needs root: sudo make test")
+    bench = Bench(spool)
+    try:
+        (one,) = bench.launch(bench.job("a", "sleep 4; exit 3"))
+        bench.running(one)
+        (waits,) = bench.system.submit([bench.job("b", "exit 4", 2)])
+        full = spool / "full"
+        with contextlib.suppress(OSError), full.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        bench.system.release([str(waits)])
+        with pytest.raises(SystemUnavailable):
+            bench.system.submit([bench.job("c", "exit 5", 3)])
+        time.sleep(6)
+        assert bench.state(str(waits)) is NativeState.SUBMITTED, "it is put back as often as it is taken"
+        assert bench.system.exit_info([str(waits)]) == {}
+        full.unlink()
+        assert bench.end(one).exit_value == 3
+        assert bench.end(str(waits)).exit_value == 4
+    finally:
+        bench.close()
+        subprocess.call(["umount", "-l", str(spool)])

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 
-from jobmill.systems import child_wait, pilot_line, pilot_room, run_folder, runner, switch
+from jobmill.systems import child_wait, pilot_line, pilot_room, process_tree, run_folder, runner, switch
 from jobmill.systems.pilot_line import FORCE, KILLS, LINE, WORK, Entry, Line
 from jobmill.systems.pilot_room import BEAT, Room
 from jobmill.systems.pilot_watch import PilotWatch
@@ -72,6 +72,7 @@ class PilotRank(runner.Runner):
         self.look_due = self.beat_due = self.kill_due = 0.0
         self.wall = 1.0  # seconds that jobs took lately
         self.inherited: "dict[str, tuple[bytes, int]]" = {}  # of a runner before us: token -> (run folder, cpus)
+        self.guard = os.getppid()
         self.leaving = False
         self.taken_since: "float | None" = None  # time.monotonic() since when the allocation is being taken away
         self.busy_time, self.busy_seen = -1, now
@@ -161,7 +162,11 @@ class PilotRank(runner.Runner):
         self.foreign = sum(cpus for _, cpus in self.inherited.values())
 
     def _look_at_inherited(self) -> None:
-        """See what has ended of what the guard has from a runner before us."""
+        """See what has ended of what the guard has from a runner before us.
+
+        Is the guard dead as well, nobody tells their ends: once they are gone, whoever surveys says that they are lost.
+        """
+        orphans = os.getppid() != self.guard
         for token, (folder, _cpus) in list(self.inherited.items()):
             try:
                 found = run_folder.read(folder)
@@ -170,6 +175,8 @@ class PilotRank(runner.Runner):
             if found is None or found.token != token or found.end is not None:
                 del self.inherited[token]
                 self.jobs_of.over(token)
+            elif orphans and not _lives(found):
+                del self.inherited[token]
         self.foreign = sum(cpus for _, cpus in self.inherited.values())
 
     def _claim(self, now: float) -> None:
@@ -397,6 +404,12 @@ class PilotRank(runner.Runner):
             pass  # whoever surveys tidies up
 
 
+def _lives(run: run_folder.Run) -> bool:
+    """Tell whether the leader of a launch of this host runs."""
+    process = None if run.pid is None else process_tree.process(run.pid)
+    return process is not None and process.start == run.start
+
+
 def _nothing(_number: int, _frame: object) -> None:
     """Let the wake-up descriptor tell."""
 
@@ -414,6 +427,7 @@ def main() -> None:
         sys.exit("jobmill: %s has no terms" % os.fsdecode(room.folder))
     it = PilotRank(os.fsencode(spool), table.encode(), int(fd), int(epoch), (line, room, int(rank)), terms)
     base = json.loads(os.environ["JOBMILL_PILOT_ENV"])
+    it.guard = int(guard)
     it.base = {run_folder.encode(key): run_folder.encode(value) for key, value in base.items()}
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from farm import PATH
 from mpi_ranks import MPIRUN, mpirun_for_tests
 from test_mpi import Bench
 
@@ -234,3 +235,16 @@ def test_a_full_disk_delays_ends_and_starts_and_loses_none(tmp_path: Path) -> No
     finally:
         bench.close()
         subprocess.call(["umount", "-l", str(spool)])
+
+
+def test_doctor_tells_root_that_mpirun_refuses_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mpirun_for_tests()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+
+    def told(**options: Any) -> Any:
+        made = mpi.MpiSystem.build("mpi", {"path": PATH, **options}, tmp_path / "spool")
+        return next(check for check in made.check() if check.name == "launcher")
+
+    refused = told()
+    assert not refused.ok and "for root" in refused.detail and "--allow-run-as-root" in refused.fix
+    assert told(launcher=[*MPIRUN, "{ranks}"]).ok and told(launcher=["sh"]).ok

@@ -536,7 +536,11 @@ class MpiSystem(ExecutionSystem):
         program = self.options.launch_words()[0]
         found = shutil.which(program, path=self.options.path)
         fix = "" if found else "install one, as apt-get install openmpi-bin, or say `launcher` and `path`"
-        checks.append(Check(name="launcher", ok=found is not None, detail=found or f"no {program}", fix=fix))
+        detail = found or f"no {program}"
+        if found and os.geteuid() == 0 and self.options.refuses_root():
+            detail = f"{found} starts nothing for root"
+            fix = "run the workers as a user, or say `launcher: [mpirun, --allow-run-as-root, …]` (docs/systems.md)"
+        checks.append(Check(name="launcher", ok=not fix, detail=detail, fix=fix))
         cores = len(os.sched_getaffinity(0))
         slots = self.options.slots
         fix = "" if slots <= cores else f"let ranks x cpus be {cores} unless the jobs mostly wait"

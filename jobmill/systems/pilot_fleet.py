@@ -209,7 +209,8 @@ class PilotFleet:
         row = self._rows.get(it.number)
         if it.ended is not None:
             return row is not None and not row.phase.ended  # it is to be cancelled
-        return row is None or row.phase is Phase.HELD or self._unheard(it)
+        leaves = bool(it.ranks) and all(values.get("state") == LEFT for values in it.ranks.values())
+        return row is None or row.phase is Phase.HELD or leaves or it.room.has("taken") or self._unheard(it)
 
     def _unheard(self, it: Allocation) -> bool:
         """Tell whether a rank that has not left gives no sign of life."""

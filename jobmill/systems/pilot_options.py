@@ -121,6 +121,12 @@ class PilotOptions:
         known = {"ranks": self.ranks, "cpus": self.cpus, "nodes": self.nodes or 1}
         return [_filled(word, known) for word in self.launcher]
 
+    def refuses_root(self) -> bool:
+        """Tell whether the words that start the ranks are of Open MPI and refuse root."""
+        words = self.launcher  # MPICH's mpirun has no such word
+        open_mpi = Path(words[0]).name in ("mpirun", "mpiexec", "orterun") and "--oversubscribe" in words
+        return open_mpi and "--allow-run-as-root" not in words
+
     def task_words(self, tasks: int, cpus: int) -> list[str]:
         """Return the words that start so many tasks of a job, with so many CPUs each."""
         return [_filled(word, {"tasks": tasks, "cpus": cpus}) for word in self.task_launcher]

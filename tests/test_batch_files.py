@@ -74,3 +74,14 @@ def test_a_wish_that_cannot_be_written_is_told_by_other_ways(files: BatchFiles, 
     (tmp_path / "jobs/job/run.1/wish/full").touch()
     files.wish(TOKEN, "TERM")
     assert not list((tmp_path / "jobs/job/run.1").glob("wish.*"))
+
+
+@pytest.mark.parametrize("name", ["launch", "script"])
+def test_what_an_earlier_run_put_into_the_next_ones_place_is_of_that_job_alone(
+    name: str, files: BatchFiles, tmp_path: Path
+) -> None:
+    """It is no fault of the spool, for which the whole system would be taken for out of reach."""
+    (tmp_path / "jobs/job/run.2" / name / "x").mkdir(parents=True)
+    start = ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"]
+    found = files.write("rec.1:job:2", "{}\n", start, "/lib", False)
+    assert "in the way" in found["superseded"] and name in found["superseded"]

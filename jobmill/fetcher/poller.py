@@ -39,6 +39,7 @@ OUTAGE = 5.0  # seconds between polls of an endpoint that did not answer and has
 COMPARE = 300.0  # seconds in which all that is known is compared with the record once
 GLANCE, OTHERS = 1.0, 5.0  # seconds between looks at notices, of who makes the polls and of the other fetchers
 READ = 5.0  # seconds between looks at what was left to the poll, besides those that a notice asks for
+HURRY = 300.0  # seconds for which an end that its system has not noted brings polls forward: who tells it may be wrong
 STRANGE = 60.0  # seconds for which the launch of a notice is looked for in the record
 RUNS = Observation(state=NativeState.RUNNING, alive=True)
 GONE = (NativeState.ENDED, NativeState.ABSENT)
@@ -88,6 +89,7 @@ class Poller:
         self._pace = PollPace(system.poll_interval, system.poll_interval_max)
         self._tokens: dict[Token, Handle] = {}  # of what is known
         self._told: Mapping[Token, Notice] = {}  # dealt with
+        self._ended_at: dict[Token, float] = {}  # since when they tell that they ended
         self._unknown: dict[Token, float] = {}  # tell something, and are not known; since when
         self._glance_at = 0.0
         self._read_on = 0.0  # when to read on without a notice
@@ -197,7 +199,8 @@ class Poller:
             return max(1.2 * self._endpoints.pause(system.name), min(system.poll_interval, OUTAGE))
         if told:
             missing = list(dict.fromkeys(missing).keys() - set(told))
-            self._hurry = any(h in self._known for h in told)
+            late = self._clock() - HURRY
+            self._hurry = any(h in self._known and self._ended_at.get(_token(h), 0.0) > late for h in told)
         if self._doubtful(missing):
             return min(system.poll_interval, OUTAGE)
         self._looks = answer
@@ -267,6 +270,8 @@ class Poller:
             self._hurry = self._hurry or len(exits) < len(some)
             self._finish([(h, exits[h]) for h in some if h in exits])
             yield len(some)
+        ends = [token for token, word in told.items() if word is not Notice.STARTED and token in self._tokens]
+        self._ended_at = {token: self._ended_at.get(token, now) for token in ends}
         # last: what could not be dealt with is news again
         self._told = {token: word for token, word in told.items() if token not in self._unknown}
 

@@ -4,6 +4,7 @@ Standard library only, Python 3.6 and later: behind SSH the desk answers by it. 
 cannot be said here without seeing the folders raises OSError.
 """
 
+import errno
 import os
 import shlex
 
@@ -21,6 +22,7 @@ VERBS = ("write", "records", "progress", "began", "said", "notices", "settle", "
 SUSPENDS = ("gridengine", "drmaa")  # schedulers that announce it by SIGUSR1, perhaps before our program listens
 SAID = 65536  # bytes of a node's own words that are read
 LIBRARY = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # that this code is of
+IN_THE_WAY = (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY, errno.ELOOP)  # of one launch alone
 TAKEN = "taken"  # an answer of `settle`: somebody has the marker
 _START = "import sys; sys.path.insert(0, sys.argv[5]); from jobmill.systems.batch_job import main; main()"
 
@@ -43,8 +45,21 @@ class BatchFiles:
 
         ``launch``: the file of that name; ``start``: the nodes' Python, scheduler, variable with the job's id, grace;
         ``library``: where the nodes see our library, None: where this code is. {"over": who took its marker} for one
-        that has ended already, {"superseded": words} for one whose place a later life of its id has.
+        that has ended already, {"superseded": words} for one whose place a later life of its id has, or where an
+        earlier run has put something in its place.
         """
+        try:
+            return self._write(token, launch, start, library, redirect)
+        except OSError as error:
+            if error.errno not in IN_THE_WAY:
+                raise
+            return {
+                "superseded": "something is in the way in its run folder: %s: %s" % (error.strerror, error.filename)
+            }
+
+    def _write(
+        self, token: str, launch: str, start: "list[str]", library: "str | None", redirect: bool
+    ) -> "dict[str, str]":
         run = run_folder.read(self._launches.folder(token))
         if run is not None and run.token == token and run.end is not None:
             return {"over": run.guard or ""}

@@ -96,11 +96,15 @@ def test_the_swept_list_is_that_of_the_code(found: list[instrument.Point]) -> No
     )
 
 
+ELSEWHERE = ("launches that tell of themselves are", "queries are counted where")  # they have tests on real clusters
+
+
 def test_the_sweep_has_killed_at_what_it_reaches_and_says_why_not_elsewhere() -> None:
     rows = swept.read()
     silent = [name for name, row in rows.items() if not (row.roles or row.missed or row.why)]
     assert silent == [], f"{swept.FILE.name}: write behind `unreached` why no workload gets there: `  # <why>`"
-    assert sum(1 for row in rows.values() if row.roles) > 0.8 * len(rows)
+    here = [row for row in rows.values() if not row.why.startswith(ELSEWHERE)]  # as instrument.ELSEWHERE, of one module
+    assert sum(1 for row in here if row.roles) > 0.8 * len(here)
 
 
 def test_a_new_step_gets_a_point_and_a_hidden_one_is_told(tmp_path: Path, found: list[instrument.Point]) -> None:

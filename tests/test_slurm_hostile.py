@@ -126,7 +126,8 @@ def test_a_fault_while_jobs_come_and_go(fault: str, cluster: Slurm, tmp_path: Pa
         time.sleep(7)
         it.shims.armed = fault == "banners"  # these never end
         it.watch(60)
-        assert it.shims.met
+        # nobody needed it where jobs tell of themselves and squeue still knows them
+        assert it.shims.met or fault == "accounting gone"
         it.judge()
 
 

@@ -30,7 +30,7 @@ PARTS = ("manager", "starter", "fetcher", "worker", "ledger", "systems")  # wher
 # systems whose other end is elsewhere: they are killed, with their real components, by tests of their own
 ELSEWHERE = ("ssh", "far_", "desk", "greeting", "known_hosts", "pool", "docker", "container", "ec2")
 ELSEWHERE += ("batch", "slurm", "pbs_words", "pbspro", "torque", "lsf", "command_line", "gridengine", "drmaa")
-ELSEWHERE += ("mpi", "pilot_", "command_call")
+ELSEWHERE += ("mpi", "pilot_", "command_call", "notices", "native_words")
 ELSEWHERE += ("run_as", "as_user", "switch", "handover", "identity", "user_place")  # and those who run as other users
 WORKERS = ("scripts.manager", "scripts.starter", "scripts.fetcher")
 ENTRIES = (*(f"jobmill.{name}.main" for name in WORKERS), "jobmill.systems.runner.main", "jobmill.systems.guard.main")

@@ -21,7 +21,7 @@ ifeq ($(origin JOBS),file)
 endif
 
 test: $(VENV)/.developed servers ## Provide the test servers and run all tests, by three processes (ARGS="-k name")
-	$(BIN)/python -m pytest --cache-clear -n 3 --dist loadfile $(ARGS) || $(BIN)/python tests/alone.py
+	$(BIN)/python -m pytest --cache-clear -n 3 --dist loadfile --no-loadscope-reorder $(ARGS) || $(BIN)/python tests/alone.py
 
 check: $(VENV)/.developed ## Lint, formatting, types and the direction of imports
 	$(BIN)/ruff check .

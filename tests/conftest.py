@@ -15,6 +15,15 @@ from servers import KINDS, Missing, locate
 
 from jobmill.daemon.server import EmbeddedServer
 
+# Files of few tests that take minutes each. Where several processes share the files out they go first: what is left for
+# the end keeps one of them busy alone.
+LONG = ("test_slurm_hostile", "test_chaos", "test_slurm_ssh", "test_mpi", "test_batch_pipeline", "test_guest")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first, all others as they are."""
+    items.sort(key=lambda item: not item.path.stem.startswith(LONG))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Server:

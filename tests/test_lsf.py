@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tokens import RECORD
+from fake_bench import FakeBench
 
 from jobmill.errors import ConfigError, SystemUnavailable
 from jobmill.systems import lsf_answer
@@ -18,12 +17,10 @@ from jobmill.systems.lsf import LsfSystem
 from jobmill.systems.lsf_answer import DELIMITER, FIELDS, HEADER
 from jobmill.systems.lsf_states import phase_of
 from jobmill.systems.system import (
-    ExitInfo,
     ExitStatus,
     Launch,
     NativeState,
     Settled,
-    Submission,
     SubmitError,
     SubmitFailure,
 )
@@ -37,49 +34,11 @@ def system(site: Site, spool: Path, **options: Any) -> LsfSystem:
     return LsfSystem.build("lsf", values, spool)
 
 
-class Bench:
+class Bench(FakeBench):
     """An lsf system over its fake commands, and the launches of one test."""
 
     def __init__(self, folder: Path) -> None:
-        self.site, self.spool = Site(folder / "lsf"), folder / "spool"
-        self.system = system(self.site, self.spool)
-        self.life = f"{RECORD}x{time.monotonic_ns()}"  # of this test
-
-    def hurry(self) -> None:
-        """Wait for no command longer than for two seconds: the faults of the test are slower."""
-        self.system.commands.deadline = 2.0
-
-    def anew(self) -> Any:
-        """Go on as another process, which was not kept waiting."""
-        self.system = system(self.site, self.spool)
-        return self.system
-
-    def job(self, name: str, text: str, **fields: Any) -> Submission:
-        argv = ("/bin/sh", "-c", text)
-        return Submission(token=f"{self.life}.1:{name}:1", job_id=name, run=1, argv=argv, name=name, **fields)
-
-    def launch(self, *jobs: Submission) -> list[str]:
-        answers = self.system.submit(jobs)
-        assert not [it for it in answers if isinstance(it, SubmitError)], answers
-        self.system.release([str(it) for it in answers])
-        return [str(it) for it in answers]
-
-    def until(self, look: Callable[[], Any], seconds: float = 30.0) -> Any:
-        until = time.monotonic() + seconds
-        while not (found := look()):
-            assert time.monotonic() < until, "waited in vain"
-            time.sleep(0.1)
-        return found
-
-    def state(self, handle: str) -> NativeState:
-        return self.system.status([handle])[handle].state
-
-    def end(self, handle: str) -> ExitInfo:
-        found: ExitInfo = self.until(lambda: self.system.exit_info([handle]).get(handle))
-        return found
-
-    def file(self, name: str, file: str = "stdout") -> str:
-        return (self.spool / "jobs" / name / "run.1" / file).read_text()
+        super().__init__(system, Site(folder / "lsf"), folder)
 
 
 @pytest.fixture

@@ -85,3 +85,19 @@ def test_what_an_earlier_run_put_into_the_next_ones_place_is_of_that_job_alone(
     start = ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"]
     found = files.write("rec.1:job:2", "{}\n", start, "/lib", False)
     assert "in the way" in found["superseded"] and name in found["superseded"]
+
+
+def test_a_file_in_place_of_the_next_run_is_of_that_job_alone(files: BatchFiles, tmp_path: Path) -> None:
+    (tmp_path / "jobs/job/run.2").touch()
+    found = files.write("rec.1:job:2", "{}\n", ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"], "/lib", False)
+    assert "in the way" in found["superseded"]
+
+
+@pytest.mark.parametrize("name", ["jobs", "notices", "notices/here"])
+def test_what_is_in_the_way_in_the_spool_itself_is_no_launches_fault(name: str, tmp_path: Path) -> None:
+    """A permanent refusal would end all jobs for what can be mended."""
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    made = BatchFiles(os.fsencode(tmp_path), "here")
+    with pytest.raises(OSError):  # whichever: the spool cannot be used
+        made.write(TOKEN, "{}\n", ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"], "/lib", False)

@@ -51,7 +51,10 @@ class BatchFiles:
         try:
             return self._write(token, launch, start, library, redirect)
         except OSError as error:
-            if error.errno not in IN_THE_WAY:
+            folder, place = self._launches.folder(token), error.filename or b""
+            place = place if isinstance(place, bytes) else run_folder.encode(place)
+            own = os.path.lexists(folder) and (place + b"/").startswith(folder + b"/")
+            if error.errno not in IN_THE_WAY or not own:  # of the spool, and so of all launches
                 raise
             return {
                 "superseded": "something is in the way in its run folder: %s: %s" % (error.strerror, error.filename)

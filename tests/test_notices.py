@@ -267,7 +267,10 @@ def test_queries_of_the_last_minute_are_counted_over_all_processes(valkey: Serve
     assert abs(queries.spend(record, "c", 0, 12) - 60 * share) < 2
     assert abs(queries.spent(record)["c"].last_minute - 60 * share) < 2
     record.client.hset("Queries", "c", f"{minute - 5} 60 900 12")
+    record.client.hset("Queries", "strange", "somebody's note")
     assert queries.spend(record, "c", 0, 12) == 0 == queries.spent(record)["c"].last_minute
+    assert list(queries.spent(record)) == ["c"]
+    assert queries.spend(record, "strange", 3, 12) == 3
 
 
 # The files.

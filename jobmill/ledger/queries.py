@@ -27,15 +27,19 @@ def spend(record: Record, system: str, count: int, budget: float) -> float:
 
 
 def spent(record: Record) -> Mapping[str, Spent]:
-    """Return for each system that has a budget what was spent of it."""
+    """Return for each system that has a budget what was spent of it; what is no such word is left out."""
     now = server_time(record)
     row = record.call("HGETALL", record.keys("Queries"))
     facts = row if isinstance(row, dict) else dict(zip(row[::2], row[1::2], strict=True))
-    return {text(name): _read(text(word), now) for name, word in facts.items()}
+    found = {text(name): _read(text(word), now) for name, word in facts.items()}
+    return {name: it for name, it in found.items() if it is not None}
 
 
-def _read(word: str, now: float) -> Spent:
-    minute, these, before, budget = map(float, word.split())
+def _read(word: str, now: float) -> Spent | None:
+    try:
+        minute, these, before, budget = map(float, word.split())
+    except ValueError:  # somebody else has written here
+        return None
     age = now // 60 - minute
     if age == 1:
         these, before = 0.0, these

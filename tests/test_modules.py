@@ -13,9 +13,11 @@ from pipeline import Pipeline
 
 from jobmill.errors import PermanentError, SpecError
 from jobmill.jobs import modules
+from jobmill.jobs.pool import PoolJob
 from jobmill.jobs.spec import JobSpec
 from jobmill.jobs.states import ENDED
 from jobmill.ledger import listing
+from jobmill.systems.registry import system_class
 
 pytestmark = pytest.mark.timeout(120)
 PACKAGE = {"modulecmd-is-no-program": "environment-modules"}
@@ -53,7 +55,7 @@ def run(
     """Run what a job with these modules would; return exit code, stdout, stderr and its error message."""
     error = shelf.parent / "error"
     given = {"PATH": "/usr/bin:/bin", "HOME": "/", "MODULEPATH": str(shelf), "JOBMILL_ERROR_FILE": str(error)}
-    words = modules.loading(names, argv, job_id="j")
+    words = modules.loading(names, argv)
     done = subprocess.run(words, env=given | (env or {}), capture_output=True, text=True, timeout=60, check=False)
     return done.returncode, done.stdout, done.stderr, error.read_text() if error.exists() else ""
 
@@ -116,8 +118,11 @@ def test_no_name_is_a_word_for_the_shell(name: str) -> None:
 def test_a_container_does_not_see_them_and_a_pool_keeps_its_steps_to_itself() -> None:
     with pytest.raises(SpecError, match="modules: are the host's"):
         JobSpec.parse({"command": "true", "modules": "gcc", "container": {"image": "x"}})
+    system = system_class("fake").build("x", {}, Path("/f"))
+    spec = JobSpec.parse({"modules": ["gcc"], "steps": [{"command": "true"}]})
+    job = PoolJob(spec, job_id="j", run=1, record="r.1", spool="/s", system=system)
     with pytest.raises(PermanentError, match="steps on a pool"):
-        modules.loading(["gcc"], ("@steps",), job_id="j")
+        job.argv()
 
 
 def test_steps_and_commands_in_the_pipeline(shelf: Path, tmp_path: Path) -> None:

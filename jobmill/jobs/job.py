@@ -92,7 +92,7 @@ class Job:
             token=self.token,
             job_id=self.job_id,
             run=self.run,
-            argv=modules.loading(spec.modules, self.argv(), job_id=self.job_id) if spec.modules else self.argv(),
+            argv=modules.loading(spec.modules, self.argv()) if spec.modules else self.argv(),
             workdir=workdir,
             env=self.environment(),
             stdin=spec.stdin and self.absolute(spec.stdin, base),

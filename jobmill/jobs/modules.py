@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from jobmill.errors import PermanentError
-
 FAILED = 127  # exit code of a job whose modules cannot be loaded: as of a program that is not found
 INIT = (
     "/etc/profile.d/modules.sh",
@@ -58,11 +56,9 @@ exec "$@"
 """
 
 
-def loading(names: Sequence[str], argv: Sequence[str], *, job_id: str) -> tuple[str, ...]:
+def loading(names: Sequence[str], argv: Sequence[str]) -> tuple[str, ...]:
     """Return the words that load these modules, in order, and become ``argv``.
 
     Where one cannot be loaded the job ends with `FAILED`, and the words for it are its error message.
     """
-    if len(argv) == 1 and argv[0].startswith("@"):
-        raise PermanentError(f"job {job_id}: steps on a pool cannot load modules; load them in the steps' commands")
     return ("/bin/sh", "-c", _SCRIPT, "modules", str(len(names)), *names, *argv)

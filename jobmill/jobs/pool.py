@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from typing import ClassVar
 
+from jobmill.errors import PermanentError
 from jobmill.jobs.job import Job
 from jobmill.systems.pool_words import HERE, OUTPUTS, STEPS
 
@@ -23,6 +24,8 @@ class PoolJob(Job):
 
     def argv(self) -> tuple[str, ...]:
         """As the contract says; steps by the program of the host on which they run."""
+        if self.spec.steps and self.spec.modules:
+            raise PermanentError(f"job {self.job_id}: steps on a pool cannot load modules; load them in their commands")
         return (STEPS,) if self.spec.steps else super().argv()
 
     def workdir(self) -> str | None:

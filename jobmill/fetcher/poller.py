@@ -192,13 +192,13 @@ class Poller:
             gone = self._compare(answer)
             silent = self._silent(gone, answer)
             yield len(answer) // QUICK
-            told = list(dict.fromkeys(self._ended()).keys() - set(gone))  # their system has not taken note of it yet
+            told = self._ended().difference(gone)  # their system has not taken note of it yet
             missing = yield from self._collect([*gone, *told], plain)
         except SystemUnavailable:
             self._failed = True
             return max(1.2 * self._endpoints.pause(system.name), min(system.poll_interval, OUTAGE))
         if told:
-            missing = list(dict.fromkeys(missing).keys() - set(told))
+            missing = [h for h in missing if h not in told]
             late = self._clock() - HURRY
             self._hurry = any(h in self._known and self._ended_at.get(_token(h), 0.0) > late for h in told)
         if self._doubtful(missing):
@@ -219,9 +219,9 @@ class Poller:
         self._strangers = strangers
         return self._pace.polled(self._clock() - began, news=silent)
 
-    def _ended(self) -> list[Handle]:
+    def _ended(self) -> set[Handle]:
         """Return what is known and has told that it ended."""
-        return [self._tokens[t] for t, word in self._told.items() if word is not Notice.STARTED and t in self._tokens]
+        return {self._tokens[t] for t, word in self._told.items() if word is not Notice.STARTED and t in self._tokens}
 
     def _silent(self, gone: Sequence[Handle], answer: Mapping[Handle, Observation]) -> bool:
         """Tell whether the answer has news that launches did not tell themselves, some stragglers aside."""

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from jobmill.systems import run_folder
 from jobmill.systems.batch_files import BatchFiles
+from jobmill.systems.gridengine import GridEngineSystem
+from jobmill.systems.registry import system_class
+from jobmill.systems.system import Submission
 
 pytestmark = pytest.mark.timeout(20)
 TOKEN = "rec.1:job:1"
@@ -101,3 +105,22 @@ def test_what_is_in_the_way_in_the_spool_itself_is_no_launches_fault(name: str, 
     made = BatchFiles(os.fsencode(tmp_path), "here")
     with pytest.raises(OSError):  # whichever: the spool cannot be used
         made.write(TOKEN, "{}\n", ["/usr/bin/python3", "slurm", "SLURM_JOB_ID", "5"], "/lib", False)
+
+
+@pytest.mark.parametrize("began", [False, True])
+def test_a_grid_engine_job_whose_error_was_cleared_and_that_began_is_not_deleted(began: bool, tmp_path: Path) -> None:
+    """And one that was sealed by who died before its `qdel` is deleted by the next one."""
+    log = tmp_path / "log"
+    for name in ("qstat", "qdel"):
+        (tmp_path / name).write_text(f"#!/bin/sh\necho {name} >> {log}\n")
+        (tmp_path / name).chmod(0o755)
+    options = {"path": f"{tmp_path}:/usr/bin:/bin", "drmaa": False}
+    system = system_class("gridengine").build("here", options, tmp_path / "spool")
+    assert isinstance(system, GridEngineSystem)
+    it = Submission(token=TOKEN, job_id="job", run=1, argv=("true",))
+    system.spool.write(it, kind="x", variable="X", redirect=False)
+    if began:
+        (tmp_path / "spool/jobs/job/run.1/run").write_bytes(run_folder.header(TOKEN, "gridengine:5"))
+    for _ in range(2):
+        system._bury("5", TOKEN)
+    assert log.read_text().split().count("qdel") == (0 if began else 2)

@@ -27,7 +27,7 @@ from jobmill.systems.drmaa_child import DrmaaError
 from jobmill.systems.drmaa_desk import DrmaaDesk, specification
 from jobmill.systems.gridengine_name import name_of
 from jobmill.systems.gridengine_request import GridRequest
-from jobmill.systems.system import Check, ExitInfo, Handle, Submission, SubmitError, SubmitFailure, Token
+from jobmill.systems.system import Check, ExitInfo, Handle, Settled, Submission, SubmitError, SubmitFailure, Token
 
 logger = logging.getLogger("jobmill")
 
@@ -194,7 +194,11 @@ class GridEngineSystem(BatchSystem):
         if answer.code and _DOWN.search(answer.err):
             raise SystemUnavailable(answer.words)
         words = gridengine_answer.errors(answer.out) or "Grid Engine could not start it (state E), and keeps no reason"
-        self.spool.bury(token, f"{self.kind}:{native}", words)
+        if not self.spool.bury(token, f"{self.kind}:{native}", words) and (
+            self.spool.settle(token) is not Settled.NOT_STARTED  # else whoever sealed it died before its qdel
+        ):
+            self._stuck.pop(native, None)  # somebody cleared its error, and it began
+            return
         answer = self.commands.call(["qdel", native])
         if answer.code and _DOWN.search(answer.err):
             raise SystemUnavailable(answer.words)
